@@ -1,0 +1,63 @@
+//! What each store does for itself in the background: compaction of its logs, checkpoints of its index.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_core::chunk::ChunkRef;
+
+use crate::metrics;
+use crate::node::{Lost, Node, Served};
+use crate::store::{CompactStep, Store, StoreError};
+
+/// Between looks at whether a log wants compacting.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two compactions, so that they take a part of the disk only.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Between checkpoints.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// Length told of a chunk whose length is not known here. metad goes by slot and name, and knows it.
+pub(crate) const UNKNOWN_LEN: u32 = 1;
+
+/// Keeps one store in order until it takes no more changes.
+pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
+    let mut checkpointed = Instant::now();
+    loop {
+        let checkpoint = checkpointed.elapsed() >= CHECKPOINT;
+        if checkpoint {
+            checkpointed = Instant::now();
+        }
+        let store = Arc::clone(&served.store);
+        let wait = match node.background.run(move || step(&store, checkpoint)).await {
+            Ok(Ok(step)) => {
+                for (slot, id) in step.corrupt {
+                    metrics::corrupt();
+                    tracing::error!(store = %served.id, %slot, chunk = %id, "compaction found a damaged chunk");
+                    let chunk = ChunkRef { id, len: UNKNOWN_LEN, slot };
+                    node.report_lost_waiting(Lost { store: served.id, chunk }).await;
+                }
+                if step.compacted { PAUSE } else { LOOK }
+            }
+            Ok(Err(e)) => {
+                tracing::error!(store = %served.id, error = %e, "housekeeping failed");
+                if served.store.failed().is_some() {
+                    return;
+                }
+                CHECKPOINT
+            }
+            Err(e) => {
+                tracing::error!(store = %served.id, error = %e, "housekeeping was cut off");
+                CHECKPOINT
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn step(store: &Store, checkpoint: bool) -> Result<CompactStep, StoreError> {
+    let step = store.compact_step()?;
+    if checkpoint {
+        store.checkpoint_step()?;
+    }
+    Ok(step)
+}

@@ -1,0 +1,38 @@
+//! `chunkd`: reads its configuration, starts the daemon, turns the end into an exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chunkd::config::{self, Config, ConfigError, Request};
+
+fn main() -> ExitCode {
+    match config::load(std::env::args_os()) {
+        Ok(Request::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Request::Run(config)) => match run(config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("chunkd: {e}");
+                ExitCode::FAILURE
+            }
+        },
+        // Help and version come this way too, with exit code 0.
+        Err(ConfigError::Usage(e)) => e.exit(),
+        Err(e) => {
+            eprintln!("chunkd: {e}\nchunkd --help tells more.");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    chunkd::process::prepare();
+    chunkd::process::start_log(&config)?;
+    let runtime = chunkd::process::runtime()?;
+    let result = runtime.block_on(chunkd::server::run(config));
+    // A disk that does not answer must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    Ok(result?)
+}

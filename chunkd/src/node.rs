@@ -1,0 +1,254 @@
+//! What the parts of the daemon share: its stores, its cluster, the newest map, the bounds.
+//!
+//! The map only becomes newer; the cluster is set once and never changes while the process
+//! runs; the stores are those given at the start.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::cluster::ClusterMap;
+use dfs_core::id::{ClusterId, Epoch, NodeId, SlotId, StoreId};
+use dfs_core::op::Ack;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tonic::Status;
+
+use crate::orders::OrderList;
+use crate::peers::Peers;
+use crate::pool::Pool;
+use crate::store::{PutDone, Store};
+
+/// Threads that read chunks for clients.
+const READ_THREADS: usize = 16;
+/// Threads that write chunks for clients; many of them may wait for one shared sync.
+const WRITE_THREADS: usize = 48;
+/// Threads for resync, orders and compaction.
+const BACKGROUND_THREADS: usize = 8;
+/// Streamed uploads under way at once; further ones wait.
+pub(crate) const UPLOADS: usize = 32;
+/// KiB of parts of all uploads that are received and not yet written or passed on.
+pub(crate) const UPLOAD_KIB: usize = 16 << 10;
+/// KiB of answers to reads that are being put together or sent.
+pub(crate) const READ_KIB: usize = 32 << 10;
+/// KiB of batches being written at once.
+pub(crate) const BATCH_KIB: usize = 16 << 10;
+/// Chunks waiting to be reported as lost.
+const LOST_QUEUE: usize = 4096;
+/// Lists of orders waiting for one store.
+const ORDER_QUEUE: usize = 8;
+
+/// One store with what wakes its workers.
+#[derive(Debug)]
+pub struct Served {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Its id.
+    pub id: StoreId,
+    /// Held by who asks the disk for its space: one at a time.
+    pub(crate) asking: Arc<Semaphore>,
+    /// There are chunks to fetch.
+    pub(crate) missed: Notify,
+    /// Orders to carry out.
+    pub(crate) orders: mpsc::Sender<OrderList>,
+}
+
+impl Served {
+    /// The answer to a put, from what the store says.
+    pub(crate) fn ack(&self, done: PutDone) -> Ack {
+        Ack { store: self.id, start: self.store.starts(), orders: done.orders }
+    }
+}
+
+/// A chunk that a store should have and has not whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    pub(crate) store: StoreId,
+    pub(crate) chunk: ChunkRef,
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// `host:port` that others reach.
+    pub(crate) address: String,
+    /// Failure zone.
+    pub(crate) zone: String,
+    stores: BTreeMap<StoreId, Arc<Served>>,
+    cluster: OnceLock<ClusterId>,
+    map: watch::Sender<Arc<ClusterMap>>,
+    pub(crate) peers: Peers,
+    pub(crate) reads: Pool,
+    pub(crate) writes: Pool,
+    pub(crate) background: Pool,
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) upload_kib: Arc<Semaphore>,
+    pub(crate) read_kib: Arc<Semaphore>,
+    pub(crate) batch_kib: Arc<Semaphore>,
+    lost: mpsc::Sender<Lost>,
+    cut_off: watch::Sender<bool>,
+}
+
+/// The receiving ends of the node's queues, for its workers.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) lost: mpsc::Receiver<Lost>,
+    pub(crate) orders: Vec<(Arc<Served>, mpsc::Receiver<OrderList>)>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        id: NodeId,
+        address: String,
+        zone: String,
+        stores: Vec<Arc<Store>>,
+        cluster: Option<ClusterId>,
+    ) -> (Arc<Self>, Queues) {
+        let (lost, lost_rx) = mpsc::channel(LOST_QUEUE);
+        let mut served = BTreeMap::new();
+        let mut orders_rx = Vec::new();
+        for store in stores {
+            let (orders, rx) = mpsc::channel(ORDER_QUEUE);
+            let id = store.identity().store;
+            let one =
+                Arc::new(Served { store, id, asking: Arc::new(Semaphore::new(1)), missed: Notify::new(), orders });
+            orders_rx.push((Arc::clone(&one), rx));
+            served.insert(id, one);
+        }
+        let node = Self {
+            id,
+            address,
+            zone,
+            stores: served,
+            cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
+            map: watch::Sender::new(Arc::default()),
+            peers: Peers::default(),
+            reads: Pool::new(READ_THREADS),
+            writes: Pool::new(WRITE_THREADS),
+            background: Pool::new(BACKGROUND_THREADS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            upload_kib: Arc::new(Semaphore::new(UPLOAD_KIB)),
+            read_kib: Arc::new(Semaphore::new(READ_KIB)),
+            batch_kib: Arc::new(Semaphore::new(BATCH_KIB)),
+            lost,
+            cut_off: watch::Sender::new(false),
+        };
+        (Arc::new(node), Queues { lost: lost_rx, orders: orders_rx })
+    }
+
+    /// Its stores, by id.
+    pub fn stores(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.stores.values()
+    }
+
+    /// One of its stores.
+    #[must_use]
+    pub fn store(&self, id: StoreId) -> Option<&Arc<Served>> {
+        self.stores.get(&id)
+    }
+
+    /// The cluster that it belongs to, once that is known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster.get().copied()
+    }
+
+    /// Sets the cluster, or says which other one it is.
+    pub(crate) fn join(&self, cluster: ClusterId) -> Result<(), ClusterId> {
+        let known = *self.cluster.get_or_init(|| cluster);
+        if known == cluster { Ok(()) } else { Err(known) }
+    }
+
+    /// The newest map; of epoch 0 before the first registration.
+    #[must_use]
+    pub fn map(&self) -> Arc<ClusterMap> {
+        Arc::clone(&self.map.borrow())
+    }
+
+    /// Follows the map.
+    pub(crate) fn watch_map(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.subscribe()
+    }
+
+    /// Takes over a map, as [`MapSource`] says.
+    pub(crate) fn update_map(&self, map: ClusterMap, from: MapSource) {
+        self.map.send_if_modified(|current| {
+            let take = match from {
+                MapSource::Registration => map != **current,
+                MapSource::Heartbeat => map.epoch > current.epoch,
+            };
+            if take {
+                *current = Arc::new(map);
+            }
+            take
+        });
+    }
+
+    /// Epoch of the newest map.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.map.borrow().epoch
+    }
+
+    /// Ends all uploads: the daemon ends.
+    pub(crate) fn cut_off_uploads(&self) {
+        self.cut_off.send_replace(true);
+    }
+
+    /// Waits until uploads are to end.
+    pub(crate) async fn uploads_cut_off(&self) {
+        // The sender lives as long as the node.
+        let mut cut_off = self.cut_off.subscribe();
+        let _cut = cut_off.wait_for(|cut| *cut).await;
+    }
+
+    /// Has metad told that a chunk is lost here. Never waits: what does not fit is found again later.
+    pub(crate) fn report_lost(&self, lost: Lost) {
+        if self.lost.try_send(lost).is_err() {
+            tracing::warn!(chunk = %lost.chunk.id, "too many lost chunks are waiting to be reported; left out");
+        }
+    }
+
+    /// As [`Node::report_lost`], waiting for room.
+    pub(crate) async fn report_lost_waiting(&self, lost: Lost) {
+        // The queue closes only when the daemon ends.
+        let _closed = self.lost.send(lost).await;
+    }
+
+    /// Looks at a chunk that did not read well, sets it aside if it is damaged, and has that reported.
+    pub(crate) async fn examine(&self, served: &Arc<Served>, chunk: ChunkRef) -> Result<Examined, Status> {
+        let (store, slot, id): (_, SlotId, ChunkId) = (Arc::clone(&served.store), chunk.slot, chunk.id);
+        match self.background.run(move || store.quarantine(slot, id)).await? {
+            Ok(true) => {
+                crate::metrics::corrupt();
+                tracing::error!(store = %served.id, %slot, chunk = %id, "a damaged chunk was set aside");
+                self.report_lost(Lost { store: served.id, chunk });
+                Ok(Examined::SetAside)
+            }
+            Ok(false) => Ok(Examined::Good),
+            Err(e) => {
+                tracing::error!(store = %served.id, %slot, chunk = %id, error = %e, "a damaged chunk stays where it is");
+                self.report_lost(Lost { store: served.id, chunk });
+                Err(Status::data_loss("the chunk is damaged"))
+            }
+        }
+    }
+}
+
+/// Where a map comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapSource {
+    /// First words: holds whatever its epoch, metad may have been restored from a copy.
+    Registration,
+    /// Holds when it is newer.
+    Heartbeat,
+}
+
+/// What [`Node::examine`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Examined {
+    /// It reads well.
+    Good,
+    /// It was damaged and does not count as present any more; that it is lost is being reported.
+    SetAside,
+}

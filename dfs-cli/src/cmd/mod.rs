@@ -1,0 +1,37 @@
+//! One file for each command.
+
+pub mod dev;
+pub mod fsck;
+pub mod stat;
+pub mod status;
+pub mod sync;
+
+use serde::Serialize;
+
+use crate::args::{Args, Command};
+use crate::connect::meta_address;
+
+/// Runs the command; the result is the exit code.
+///
+/// # Errors
+/// Why it failed; the exit code is then 1.
+pub async fn run(args: Args) -> anyhow::Result<u8> {
+    let meta = args.meta.as_deref();
+    match args.command {
+        Command::Dev(command) => dev::run(command, args.json).await,
+        Command::Status => status::run(meta_address(meta)?, args.json).await,
+        Command::Stat { path } => stat::run(meta, &path, args.json).await,
+        Command::Fsck { list } => fsck::run(meta_address(meta)?, list, args.json).await,
+        Command::Sync { mount } => sync::run(&mount, args.json),
+    }
+}
+
+/// Prints for a script or for a person.
+pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(value)?);
+    } else {
+        print!("{}", text());
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! What is known of one inode: attributes, extents, and which bytes the kernel has. Pure: time is handed in.
+//!
+//! - Of two attributes the one with the higher `change` is newer, in whatever order answers come.
+//! - Extents are of one `data`; they serve while the (fresh) attributes say the same `data`.
+//! - The kernel's pages are of one `data` too. When it turns out to be another, they are stale and must go.
+//!   While commits of this client are in flight nobody can tell whose change it was: judged when they are back.
+
+use std::time::{Duration, Instant};
+
+use dfs_core::attr::Attr;
+use dfs_core::extent::{Extent, ExtentMap};
+use dfs_core::range::ByteRange;
+
+/// Extents kept of one file; over it, they are forgotten and asked for again.
+const EXTENTS: usize = 16_384;
+
+/// Whether the kernel must drop the pages of the file.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// They are right.
+    Good,
+    /// They are old.
+    Stale,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Known {
+    attr: Option<(Attr, Instant)>,
+    extents: Extents,
+    /// The `data` of the kernel's pages.
+    pages: Option<u64>,
+    /// Own commits without an answer.
+    in_flight: u32,
+}
+
+#[derive(Debug, Default)]
+struct Extents {
+    data: u64,
+    map: ExtentMap,
+    /// Where the map is complete; in order, not touching.
+    complete: Vec<ByteRange>,
+}
+
+impl Extents {
+    fn reset(&mut self, data: u64) {
+        *self = Self { data, ..Self::default() };
+    }
+
+    fn completed(&mut self, mut range: ByteRange) {
+        self.complete.retain(|r| {
+            let apart = r.end < range.start || r.start > range.end;
+            if !apart {
+                range = ByteRange { start: r.start.min(range.start), end: r.end.max(range.end) };
+            }
+            apart
+        });
+        let at = self.complete.partition_point(|r| r.start < range.start);
+        self.complete.insert(at, range);
+    }
+}
+
+impl Known {
+    /// The newest attributes, however old.
+    #[must_use]
+    pub fn attr(&self) -> Option<Attr> {
+        self.attr.map(|(attr, _)| attr)
+    }
+
+    /// Attributes that still serve, and for how long.
+    #[must_use]
+    pub fn fresh(&self, now: Instant, ttl: Duration) -> Option<(Attr, Duration)> {
+        let (attr, at) = self.attr?;
+        let left = ttl.checked_sub(now.saturating_duration_since(at)).filter(|left| !left.is_zero())?;
+        Some((attr, left))
+    }
+
+    /// An answer to a question asked at `asked`.
+    pub fn learn(&mut self, attr: Attr, asked: Instant) -> Pages {
+        match &mut self.attr {
+            Some((known, _)) if known.change > attr.change => return Pages::Good,
+            Some((known, at)) => (*known, *at) = (attr, asked.max(*at)),
+            none => *none = Some((attr, asked)),
+        }
+        self.judge()
+    }
+
+    fn judge(&mut self) -> Pages {
+        let Some((attr, _)) = self.attr else { return Pages::Good };
+        if self.in_flight > 0 || self.pages.is_none_or(|data| data == attr.data) {
+            return Pages::Good;
+        }
+        self.pages = Some(attr.data);
+        Pages::Stale
+    }
+
+    /// A commit of this client that changes the inode is on its way.
+    pub fn begin(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// Such a commit came back, answered or not.
+    pub fn end(&mut self) -> Pages {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.judge()
+    }
+
+    /// What a commit of this client made of the inode, whose `data` was `before`; `change` says what became of the
+    /// extents. Between [`Known::begin`] and [`Known::end`].
+    pub fn committed(&mut self, attr: Attr, before: u64, sent: Instant, change: impl FnOnce(&mut ExtentMap) -> Vec<ByteRange>) {
+        if self.extents.data == before {
+            let complete = change(&mut self.extents.map);
+            self.extents.data = attr.data;
+            for range in complete {
+                self.extents.completed(range);
+            }
+        } else if self.extents.data < attr.data {
+            self.extents.reset(0);
+        }
+        if self.pages == Some(before) {
+            self.pages = Some(attr.data);
+        }
+        // Judged by `end`.
+        let _ = self.learn(attr, sent);
+    }
+
+    /// All extents of a file, as they came with its attributes.
+    pub fn learn_all_extents(&mut self, data: u64, extents: &[Extent]) {
+        if self.attr().is_some_and(|a| a.data == data) && self.extents.data != data {
+            self.extents.reset(data);
+            for extent in extents {
+                self.extents.map.insert(*extent);
+            }
+            self.extents.completed(ByteRange { start: 0, end: u64::MAX });
+        }
+    }
+
+    /// Extents that end after `from`; `end`: there are none after them.
+    pub fn learn_extents(&mut self, data: u64, from: u64, extents: &[Extent], end: bool) {
+        if self.extents.data != data || self.extents.map.len() + extents.len() > EXTENTS {
+            self.extents.reset(data);
+        }
+        let to = if end { u64::MAX } else { extents.last().map_or(from, |e| e.range.end) };
+        let Some(range) = ByteRange::new(from, to) else { return };
+        self.extents.map.punch(range);
+        for extent in extents {
+            self.extents.map.insert(*extent);
+        }
+        self.extents.completed(range);
+    }
+
+    /// The extents, if they are known in all of `range` and of version `data`. Else from where on to ask.
+    ///
+    /// # Errors
+    /// The first offset that is not known.
+    pub fn extents(&self, data: u64, range: ByteRange) -> Result<&ExtentMap, u64> {
+        if self.extents.data != data {
+            return Err(range.start);
+        }
+        match self.extents.complete.iter().find(|r| r.contains(range.start)) {
+            Some(r) if r.end >= range.end => Ok(&self.extents.map),
+            Some(r) => Err(r.end),
+            None => Err(range.start),
+        }
+    }
+
+    /// What is known may be wrong: ask again before the next use.
+    pub fn distrust(&mut self) {
+        self.attr = None;
+        self.extents.reset(0);
+    }
+
+    /// The kernel opens the file: whether its pages are right. From now on they are of the newest known `data`.
+    pub fn open_pages(&mut self) -> Pages {
+        let Some((attr, _)) = self.attr else { return Pages::Stale };
+        let good = self.pages == Some(attr.data);
+        self.pages = Some(attr.data);
+        if good { Pages::Good } else { Pages::Stale }
+    }
+
+    /// Whether the kernel may have pages.
+    #[must_use]
+    pub fn has_pages(&self) -> bool {
+        self.pages.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_core::attr::FileKind;
+    use dfs_core::chunk::{ChunkId, ChunkRef};
+    use dfs_core::id::{Ino, SlotId};
+    use dfs_core::time::Timestamp;
+
+    fn attr(change: u64, data: u64) -> Attr {
+        let t = Timestamp::default();
+        Attr {
+            ino: Ino(2),
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 100,
+            stored: 100,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            btime: t,
+            rdev: 0,
+            change,
+            data,
+        }
+    }
+
+    fn extent(start: u64, end: u64) -> Extent {
+        let chunk = ChunkRef { id: ChunkId([1; 32]), len: 1000, slot: SlotId(1) };
+        Extent { range: ByteRange { start, end }, chunk, offset: 0 }
+    }
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange { start, end }
+    }
+
+    #[test]
+    fn answers_that_overtake_each_other_do_not_bring_the_past_back() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let ttl = Duration::from_secs(1);
+        assert_eq!(known.learn(attr(5, 2), now), Pages::Good);
+        assert_eq!(known.learn(attr(4, 1), now + ttl), Pages::Good);
+        assert_eq!(known.attr(), Some(attr(5, 2)));
+        assert_eq!(known.fresh(now + ttl / 4, ttl), Some((attr(5, 2), ttl / 4 * 3)));
+        assert_eq!(known.fresh(now + ttl, ttl), None, "the old answer must not have refreshed it");
+    }
+
+    #[test]
+    fn pages_go_when_others_wrote_and_stay_when_we_did() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let _ = known.learn(attr(1, 1), now);
+        assert_eq!(known.open_pages(), Pages::Stale, "what the kernel has from before is unknown");
+        assert_eq!(known.open_pages(), Pages::Good);
+        known.begin();
+        assert_eq!(known.learn(attr(2, 2), now), Pages::Good, "it may be our own");
+        known.committed(attr(2, 2), 1, now, |_| Vec::new());
+        assert_eq!(known.end(), Pages::Good);
+        assert_eq!(known.open_pages(), Pages::Good);
+        assert_eq!(known.learn(attr(3, 3), now), Pages::Stale);
+        assert_eq!(known.learn(attr(4, 3), now), Pages::Good, "told once");
+        known.begin();
+        known.committed(attr(6, 5), 4, now, |_| Vec::new());
+        assert_eq!(known.end(), Pages::Stale, "somebody wrote between");
+    }
+
+    #[test]
+    fn extents_serve_only_for_their_version_and_where_they_are_complete() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let _ = known.learn(attr(1, 7), now);
+        known.learn_extents(7, 0, &[extent(0, 10), extent(20, 30)], false);
+        assert!(known.extents(7, range(5, 30)).is_ok());
+        assert_eq!(known.extents(7, range(5, 31)).err(), Some(30));
+        assert_eq!(known.extents(8, range(5, 6)).err(), Some(5));
+        known.learn_extents(7, 30, &[extent(40, 50)], true);
+        assert_eq!(known.extents(7, range(0, 1 << 40)).map(ExtentMap::len), Ok(3));
+        known.begin();
+        known.committed(attr(2, 8), 7, now, |map| {
+            map.insert(extent(5, 25));
+            vec![range(5, 25)]
+        });
+        let _ = known.end();
+        assert_eq!(known.extents(8, range(0, 50)).map(ExtentMap::len), Ok(4));
+        known.begin();
+        known.committed(attr(9, 10), 9, now, |_| unreachable!("somebody else wrote version 9"));
+        let _ = known.end();
+        assert_eq!(known.extents(10, range(0, 1)).err(), Some(0));
+    }
+}

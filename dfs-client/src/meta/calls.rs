@@ -1,0 +1,339 @@
+//! What is under way on the session: calls without an answer, free lanes, and what is to be sent next.
+//!
+//! A plain structure under one lock, without tasks or sockets. It promises:
+//! a commit keeps its (lane, number) until it is answered or the session has
+//! ended, whatever becomes of its caller; a lane is free only then; a commit
+//! of one session is never sent on another.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::{Context, Poll, Waker};
+
+use dfs_core::error::Refusal;
+use dfs_core::id::{Epoch, LaneId, Seq, SessionId};
+use dfs_core::limits;
+use dfs_proto::v1;
+use tokio::sync::oneshot;
+
+use crate::error::{FsError, FsResult};
+
+/// Calls that go into one request at most.
+const REQUEST_CALLS: usize = 256;
+/// Estimated bytes after which a request is not filled further.
+const REQUEST_BYTES: usize = 1 << 20;
+
+/// What a caller waits for.
+pub(super) type Reply = FsResult<v1::call_result::Body>;
+
+/// A lane and the number of the last command that it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lane {
+    id: LaneId,
+    answered: Seq,
+}
+
+#[derive(Debug)]
+struct Pending {
+    call: v1::Call,
+    bytes: usize,
+    lane: Option<Lane>,
+    tell: oneshot::Sender<Reply>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    Wanted,
+    Sent,
+}
+
+/// What the session's task has to do after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// A lane became free.
+    LaneFree,
+    /// Send this call again, a little later.
+    Again(u64),
+    /// The session has ended.
+    SessionLost,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Calls {
+    session: SessionId,
+    /// Number of the connection whose outbox may send.
+    connection: u64,
+    hello: Option<v1::Hello>,
+    welcomed: bool,
+    waker: Option<Waker>,
+    last_id: u64,
+    pending: HashMap<u64, Pending>,
+    queue: VecDeque<u64>,
+    free: Vec<Lane>,
+    not_held: Vec<u64>,
+    beat: bool,
+    epoch: Epoch,
+    ending: Ending,
+    closed: bool,
+}
+
+fn fresh_lanes() -> Vec<Lane> {
+    (0..limits::LANES).rev().map(|id| Lane { id: LaneId(id), answered: Seq(0) }).collect()
+}
+
+fn closed() -> FsError {
+    FsError::io("the session with metad is closed")
+}
+
+impl Calls {
+    pub(super) fn new() -> Self {
+        Self {
+            session: SessionId(0),
+            connection: 0,
+            hello: None,
+            welcomed: false,
+            waker: None,
+            last_id: 0,
+            pending: HashMap::new(),
+            queue: VecDeque::new(),
+            free: fresh_lanes(),
+            not_held: Vec::new(),
+            beat: false,
+            epoch: Epoch(0),
+            ending: Ending::No,
+            closed: false,
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending != Ending::No
+    }
+
+    /// Whether calls wait for an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes a call in. Its id can be given to [`Calls::withdraw`].
+    pub(super) fn submit(&mut self, body: v1::call::Body, bytes: usize) -> FsResult<(u64, oneshot::Receiver<Reply>)> {
+        self.add(body, bytes, None)
+    }
+
+    /// Takes a commit in, on a free lane. `None`: all are taken.
+    pub(super) fn submit_commit(
+        &mut self,
+        mut commit: v1::Commit,
+        bytes: usize,
+    ) -> FsResult<Option<oneshot::Receiver<Reply>>> {
+        if self.closed || self.is_ending() {
+            return Err(closed());
+        }
+        let Some(lane) = self.free.pop() else { return Ok(None) };
+        commit.lane = u32::from(lane.id.0);
+        commit.seq = lane.answered.0 + 1;
+        self.add(v1::call::Body::Commit(commit), bytes, Some(lane)).map(|(_, reply)| Some(reply))
+    }
+
+    fn add(
+        &mut self,
+        body: v1::call::Body,
+        bytes: usize,
+        lane: Option<Lane>,
+    ) -> FsResult<(u64, oneshot::Receiver<Reply>)> {
+        if self.closed || self.is_ending() {
+            return Err(closed());
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let (tell, reply) = oneshot::channel();
+        self.pending.insert(id, Pending { call: v1::Call { id, body: Some(body) }, bytes, lane, tell });
+        self.queue.push_back(id);
+        self.wake();
+        Ok((id, reply))
+    }
+
+    /// Forgets a question whose caller has gone. Commits cannot be withdrawn.
+    pub(super) fn withdraw(&mut self, id: u64) {
+        if self.pending.get(&id).is_some_and(|p| p.lane.is_none()) {
+            self.pending.remove(&id);
+        }
+    }
+
+    /// Puts a call into the queue again.
+    pub(super) fn again(&mut self, id: u64) {
+        if self.welcomed && self.pending.contains_key(&id) && !self.queue.contains(&id) {
+            self.queue.push_back(id);
+            self.wake();
+        }
+    }
+
+    /// Takes in an answer.
+    pub(super) fn answer(&mut self, id: u64, body: Option<v1::call_result::Body>) -> After {
+        let Some(pending) = self.pending.get(&id) else { return After::Nothing };
+        let mut lane = pending.lane;
+        match &body {
+            None | Some(v1::call_result::Body::Fault(_)) => return After::Again(id),
+            Some(v1::call_result::Body::Refusal(refusal)) => match super::refusal(refusal) {
+                Some(Refusal::NoSession) => return After::SessionLost,
+                Some(Refusal::LaneOrder) if lane.is_some() => {
+                    tracing::error!(session = %self.session, "metad and this client count a lane differently");
+                    return After::SessionLost;
+                }
+                // A refusal of the whole command has changed nothing: its number is still to be used.
+                _ => {}
+            },
+            Some(_) => {
+                if let Some(lane) = &mut lane {
+                    lane.answered = Seq(lane.answered.0 + 1);
+                }
+            }
+        }
+        if let (Some(pending), Some(body)) = (self.pending.remove(&id), body) {
+            // The caller may have given up: its lane is free all the same.
+            let _ = pending.tell.send(Ok(body));
+        }
+        match lane {
+            Some(lane) => {
+                self.free.push(lane);
+                After::LaneFree
+            }
+            None => After::Nothing,
+        }
+    }
+
+    /// Begins a connection: the outbox of this number says hello, all earlier ones end.
+    pub(super) fn connecting(&mut self, hello: v1::Hello) -> u64 {
+        self.connection += 1;
+        self.hello = Some(hello);
+        self.welcomed = false;
+        self.wake();
+        self.connection
+    }
+
+    /// The session was opened or resumed: everything without an answer is sent (again). When it is
+    /// another session, commits of the old one fail; returns the number of lanes that became free thereby.
+    pub(super) fn welcomed(&mut self, session: SessionId) -> usize {
+        let mut freed = 0;
+        if session != self.session {
+            let lost: Vec<u64> = self.pending.iter().filter(|(_, p)| p.lane.is_some()).map(|(id, _)| *id).collect();
+            freed = lost.len();
+            for id in lost {
+                if let Some(pending) = self.pending.remove(&id) {
+                    let what = "the session ended before its change was answered: it may or may not be done";
+                    let _ = pending.tell.send(Err(FsError::io(what)));
+                }
+            }
+            self.free = fresh_lanes();
+            self.not_held.clear();
+            self.session = session;
+        }
+        let mut ids: Vec<u64> = self.pending.keys().copied().collect();
+        ids.sort_unstable();
+        self.queue = ids.into();
+        self.welcomed = true;
+        self.wake();
+        freed
+    }
+
+    /// Sends a heartbeat, unless something else goes first.
+    pub(super) fn beat(&mut self) {
+        self.beat = true;
+        self.wake();
+    }
+
+    /// The epoch that requests carry.
+    pub(super) fn know_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
+    /// Says which inodes are not held open.
+    pub(super) fn say_not_held(&mut self, inos: impl Iterator<Item = u64>) {
+        self.not_held.extend(inos);
+        self.not_held.truncate(limits::OPS);
+        self.wake();
+    }
+
+    /// No call is taken from now on; the last request says so to metad.
+    pub(super) fn end(&mut self) {
+        if self.ending == Ending::No {
+            self.ending = Ending::Wanted;
+        }
+        self.wake();
+    }
+
+    /// Fails everything that waits; nothing is taken any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.connection += 1;
+        self.queue.clear();
+        self.wake();
+        for (_, pending) in self.pending.drain() {
+            let _ = pending.tell.send(Err(closed()));
+        }
+    }
+
+    /// The next request of a connection.
+    pub(super) fn poll_request(&mut self, connection: u64, cx: &mut Context<'_>) -> Poll<Option<v1::SessionRequest>> {
+        if connection != self.connection {
+            return Poll::Ready(None);
+        }
+        if let Some(hello) = self.hello.take() {
+            let request = v1::SessionRequest { hello: Some(hello), epoch: self.epoch.0, ..Default::default() };
+            return Poll::Ready(Some(request));
+        }
+        if self.ending == Ending::Sent {
+            return Poll::Ready(None);
+        }
+        if self.welcomed {
+            let calls = self.next_calls();
+            let close = self.ending == Ending::Wanted && self.queue.is_empty();
+            if !calls.is_empty() || self.beat || close || !self.not_held.is_empty() {
+                self.beat = false;
+                if close {
+                    self.ending = Ending::Sent;
+                }
+                let not_held = std::mem::take(&mut self.not_held);
+                return Poll::Ready(Some(v1::SessionRequest {
+                    hello: None,
+                    calls,
+                    not_held,
+                    epoch: self.epoch.0,
+                    close,
+                }));
+            }
+        }
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn next_calls(&mut self) -> Vec<v1::Call> {
+        let mut calls = Vec::new();
+        let mut bytes = 0;
+        while calls.len() < REQUEST_CALLS {
+            let Some(id) = self.queue.front() else { break };
+            if let Some(pending) = self.pending.get(id) {
+                if !calls.is_empty() && bytes + pending.bytes > REQUEST_BYTES {
+                    break;
+                }
+                bytes += pending.bytes;
+                calls.push(pending.call.clone());
+            }
+            self.queue.pop_front();
+        }
+        calls
+    }
+}

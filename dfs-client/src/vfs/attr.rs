@@ -1,0 +1,191 @@
+//! Attributes: asking, setting, truncating.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dfs_core::error::Refusal;
+use dfs_core::id::Ino;
+use dfs_core::limits::FILE_BYTES;
+use dfs_core::op::{Op, SetAttr};
+use dfs_core::query::{Answer, NodeInfo, Query, StatFs};
+use dfs_core::range::ByteRange;
+use dfs_core::time::Timestamp;
+
+use super::inode::Inode;
+use super::types::Entry;
+use super::{Vfs, now};
+use crate::error::{FsError, FsResult};
+
+/// Steps of one truncation; each takes thousands of extents away.
+const STEPS: usize = 1 << 20;
+
+/// For answers that do not belong to the question.
+pub(crate) fn wrong_answer() -> FsError {
+    FsError::io("metad answered another question than was asked")
+}
+
+impl Vfs {
+    /// [`Vfs::getattr`] without waiting.
+    pub fn try_getattr(&self, ino: Ino) -> Option<FsResult<Entry>> {
+        let inode = self.inodes.find(ino)?;
+        inode.state().entry(Instant::now(), self.config.ttl).map(Ok)
+    }
+
+    /// Attributes, unsaved writes of this client included.
+    ///
+    /// # Errors
+    /// `NotFound`; faults.
+    pub async fn getattr(&self, ino: Ino) -> FsResult<Entry> {
+        match self.try_getattr(ino) {
+            Some(entry) => entry,
+            None => self.refresh(ino).await,
+        }
+    }
+
+    /// Asks for attributes, however fresh those known are.
+    pub(crate) async fn refresh(&self, ino: Ino) -> FsResult<Entry> {
+        let asked = Instant::now();
+        match self.meta.query(Query::GetAttr { ino }).await {
+            Ok(Answer::Node(node)) => Ok(self.learn_node(&node, asked)),
+            Ok(_) => Err(wrong_answer()),
+            Err(e) => {
+                if e == FsError::Refused(Refusal::NotFound)
+                    && let Some(inode) = self.inodes.find(ino)
+                {
+                    inode.state().known.distrust();
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes in what metad says of an inode.
+    pub(crate) fn learn_node(&self, node: &NodeInfo, asked: Instant) -> Entry {
+        let inode = self.inodes.get(node.attr.ino);
+        self.learn(&inode, node.attr, asked);
+        let mut state = inode.state();
+        if let Some(extents) = &node.extents {
+            state.known.learn_all_extents(node.attr.data, extents);
+        }
+        let late = Entry { attr: state.newest().unwrap_or(node.attr), ttl: std::time::Duration::ZERO };
+        state.entry(Instant::now(), self.config.ttl).unwrap_or(late)
+    }
+
+    /// chmod, chown, utimens, truncate.
+    ///
+    /// # Errors
+    /// Refusals of metad; `FileTooLarge`; faults.
+    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> FsResult<Entry> {
+        let inode = self.inodes.get(ino);
+        if let Some(size) = set.size {
+            if size > FILE_BYTES {
+                return Err(Refusal::FileTooLarge.into());
+            }
+            self.truncate(&inode, size, set).await?;
+        } else {
+            if set.mode.is_some() && inode.state().buffer().kills_priv() {
+                // A write that takes setuid away must not come after the chmod that gives it.
+                self.save(&inode).await;
+            }
+            self.pin_mtime(&inode, set.mtime);
+            let reply = self.change_one(Op::SetAttr { ino, set }).await?;
+            if reply.attrs.is_empty() {
+                return Err(wrong_answer());
+            }
+        }
+        self.getattr(ino).await
+    }
+
+    /// Whatever was written before shall not bring another mtime than this one. Set before the change is sent:
+    /// seals and the change may reach metad in any order.
+    fn pin_mtime(&self, inode: &Inode, mtime: Option<Timestamp>) {
+        if let Some(mtime) = mtime {
+            Inode::change_buffer(&mut inode.state(), &self.budget, |buffer| {
+                if !buffer.is_clean() {
+                    buffer.set_mtime(mtime);
+                }
+            });
+        }
+    }
+
+    /// Unsaved bytes below `size` are committed before, those beyond are dropped.
+    async fn truncate(&self, inode: &Arc<Inode>, size: u64, set: SetAttr) -> FsResult<()> {
+        let _quiet = tokio::time::timeout(self.config.deadline, inode.quiet.lock())
+            .await
+            .map_err(|_| FsError::io("another truncation of the file takes too long"))?;
+        {
+            let mut state = inode.state();
+            let streaming = state.buffer().is_streaming();
+            if size == 0 {
+                state.feeds.retain(|_, feed| feed.parts.is_none());
+            }
+            Inode::change_buffer(&mut state, &self.budget, |buffer| {
+                if size == 0 {
+                    buffer.discard_unsealed();
+                } else if !streaming && buffer.first_seal().is_none() {
+                    buffer.truncate(size);
+                }
+            });
+        }
+        inode.saved.notify_waiters();
+        self.save(inode).await;
+        let mut last = u64::MAX;
+        for _ in 0..STEPS {
+            let reached = self.truncate_once(inode, set).await?;
+            if reached == size {
+                return Ok(());
+            }
+            if reached >= last {
+                return Err(FsError::io("a truncation makes no progress"));
+            }
+            last = reached;
+        }
+        Err(FsError::io("a truncation does not come to its end"))
+    }
+
+    async fn truncate_once(&self, inode: &Inode, set: SetAttr) -> FsResult<u64> {
+        let sent = Instant::now();
+        inode.state().known.begin();
+        let group = dfs_core::op::Group { time: now(), needs: Vec::new(), ops: vec![Op::SetAttr { ino: inode.ino, set }] };
+        let reply = self.meta.commit(Vec::new(), vec![group]).await;
+        let mut state = inode.state();
+        let done = reply.and_then(|mut reply| match reply.groups.pop() {
+            Some(Ok(mut ops)) => ops.pop().ok_or_else(wrong_answer),
+            Some(Err(refusal)) => Err(refusal.into()),
+            None => Err(wrong_answer()),
+        });
+        let reached = match done {
+            Ok(op) => match op.attrs.first() {
+                Some(attr) => {
+                    state.known.committed(*attr, op.data_before, sent, |map| {
+                        map.truncate(op.reached);
+                        ByteRange::new(op.reached, u64::MAX).into_iter().collect()
+                    });
+                    Ok(op.reached)
+                }
+                None => Err(wrong_answer()),
+            },
+            Err(e) => {
+                if matches!(e, FsError::Io(_)) {
+                    state.known.distrust();
+                }
+                Err(e)
+            }
+        };
+        let pages = state.known.end();
+        drop(state);
+        self.judged(inode.ino, pages);
+        reached
+    }
+
+    /// Numbers of the whole filesystem.
+    ///
+    /// # Errors
+    /// Faults.
+    pub async fn statfs(&self) -> FsResult<StatFs> {
+        match self.meta.query(Query::StatFs).await? {
+            Answer::StatFs(numbers) => Ok(numbers),
+            _ => Err(wrong_answer()),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Listing directories.
+//!
+//! A handle reads pages of a thousand entries in order of their names and keeps one. A cookie is the running
+//! number of an entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page.
+//! Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dfs_core::attr::FileKind;
+use dfs_core::error::Refusal;
+use dfs_core::id::Ino;
+use dfs_core::limits::DIR_ENTRIES;
+use dfs_core::name::Name;
+use dfs_core::query::{Answer, DirEntry, Query};
+
+use super::handle::Numbered;
+use super::inode::Neighbours;
+use super::types::{DirItem, Entry};
+use super::{Vfs, attr::wrong_answer};
+use crate::cache::chunk::is_small;
+use crate::error::{FsError, FsResult};
+
+/// `.` and `..`.
+const DOTS: u64 = 2;
+
+/// Open directories.
+pub(crate) type DirHandles = Numbered<DirHandle>;
+
+/// One open directory.
+#[derive(Debug)]
+pub(crate) struct DirHandle {
+    ino: Ino,
+    listing: tokio::sync::Mutex<Listing>,
+}
+
+#[derive(Debug, Default)]
+struct Listing {
+    /// Pages begin here: the number of entries before, and the name before. The first is (0, None).
+    starts: Vec<(u64, Option<Name>)>,
+    page: Option<Page>,
+}
+
+#[derive(Debug)]
+struct Page {
+    /// Entries before it.
+    before: u64,
+    entries: Vec<DirEntry>,
+    asked: Instant,
+    plus: bool,
+    /// Whether it is the last.
+    end: bool,
+}
+
+impl Page {
+    fn has(&self, index: u64) -> bool {
+        index >= self.before && index < self.before + self.entries.len() as u64
+    }
+}
+
+impl Vfs {
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// `NotDirectory`, `NotFound`; faults; too many open directories.
+    pub async fn opendir(&self, ino: Ino) -> FsResult<u64> {
+        if self.getattr(ino).await?.attr.kind != FileKind::Directory {
+            return Err(Refusal::NotDirectory.into());
+        }
+        self.dirs.add(DirHandle { ino, listing: tokio::sync::Mutex::default() })
+    }
+
+    /// The next entries after `cookie`, at most `max` of them; none means the end. 0 starts afresh. With `plus`
+    /// they bring their attributes.
+    ///
+    /// # Errors
+    /// `NotFound` for a directory that is gone; faults.
+    pub async fn readdir(&self, fh: u64, cookie: u64, plus: bool, max: usize) -> FsResult<Vec<DirItem>> {
+        let dir = self.dirs.get(fh)?;
+        let mut listing = tokio::time::timeout(self.config.deadline, dir.listing.lock())
+            .await
+            .map_err(|_| FsError::io("another reader of the directory takes too long"))?;
+        if cookie == 0 {
+            *listing = Listing::default();
+        }
+        let mut items = Vec::new();
+        let parent = self.inodes.get(dir.ino).state().parent.unwrap_or(dir.ino);
+        for (number, name, ino) in [(1, &b"."[..], dir.ino), (2, b"..", parent)] {
+            if cookie < number && items.len() < max {
+                let (name, kind) = (name.to_vec(), FileKind::Directory);
+                items.push(DirItem { name, ino, kind, cookie_after: number, entry: None });
+            }
+        }
+        if items.len() >= max {
+            return Ok(items);
+        }
+        let index = cookie.max(DOTS) - DOTS;
+        self.turn_to(dir.ino, &mut listing, index, plus).await?;
+        let Some(page) = &listing.page else { return Ok(items) };
+        let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
+        for (at, entry) in page.entries.iter().enumerate().skip(skip).take(max - items.len()) {
+            let known = if plus { self.known_entry(entry, page.asked) } else { None };
+            items.push(DirItem {
+                name: entry.name.as_bytes().to_vec(),
+                ino: entry.ino,
+                kind: entry.kind,
+                cookie_after: page.before + at as u64 + 1 + DOTS,
+                entry: known,
+            });
+        }
+        Ok(items)
+    }
+
+    /// Attributes of a listed entry as they are known now.
+    fn known_entry(&self, entry: &DirEntry, asked: Instant) -> Option<Entry> {
+        let node = entry.node.as_ref()?;
+        let inode = self.inodes.find(entry.ino);
+        let known = inode.and_then(|inode| inode.state().entry(Instant::now(), self.config.ttl));
+        Some(known.unwrap_or_else(|| {
+            let ttl = self.config.ttl.saturating_sub(asked.elapsed());
+            Entry { attr: node.attr, ttl }
+        }))
+    }
+
+    /// Makes the page that holds entry `index` the current one; an empty or earlier one at the end.
+    async fn turn_to(&self, ino: Ino, listing: &mut Listing, index: u64, plus: bool) -> FsResult<()> {
+        if listing.page.as_ref().is_some_and(|p| p.has(index) && (p.plus || !plus)) {
+            return Ok(());
+        }
+        if listing.starts.is_empty() {
+            listing.starts.push((0, None));
+        }
+        let at = listing.starts.partition_point(|(before, _)| *before <= index).saturating_sub(1);
+        let mut start = listing.starts[at].clone();
+        loop {
+            let (before, after) = start;
+            let page = self.page(ino, before, after, plus).await?;
+            let next = before + page.entries.len() as u64;
+            let last = page.entries.last().map(|e| e.name.clone());
+            let end = page.end || last.is_none();
+            if !end && listing.starts.last().is_some_and(|(known, _)| *known < next) {
+                listing.starts.push((next, last.clone()));
+            }
+            let found = page.has(index) || end;
+            // A page that does not reach as far as `index` has nothing for the caller.
+            listing.page = (page.has(index)).then_some(page);
+            if found {
+                return Ok(());
+            }
+            start = (next, last);
+        }
+    }
+
+    /// One page from metad; what it says of inodes and names goes into the caches.
+    async fn page(&self, ino: Ino, before: u64, after: Option<Name>, plus: bool) -> FsResult<Page> {
+        let ticket = self.dentries.ticket(ino);
+        let query = Query::ReadDir { ino, after, limit: DIR_ENTRIES, plus };
+        let Answer::Dir { attr, entries, end } = self.meta.query(query).await? else { return Err(wrong_answer()) };
+        self.learn(&self.inodes.get(ino), attr, ticket.asked());
+        let mut small = Vec::new();
+        let mut owners = Vec::new();
+        for entry in &entries {
+            let Some(node) = &entry.node else { continue };
+            self.learn_node(node, ticket.asked());
+            self.dentries.learn(ticket, ino, &entry.name, entry.ino);
+            self.found_in(node.attr, ino);
+            if let Some([extent]) = node.extents.as_deref()
+                && is_small(&extent.chunk)
+            {
+                owners.push(entry.ino);
+                small.push(extent.chunk);
+            }
+        }
+        let chunks: Arc<[_]> = small.into();
+        for (own, owner) in owners.into_iter().enumerate() {
+            self.inodes.get(owner).state().neighbours = Some(Neighbours { chunks: chunks.clone(), own });
+        }
+        Ok(Page { before, entries, asked: ticket.asked(), plus, end })
+    }
+
+    /// The handle is not used any more.
+    pub fn releasedir(&self, fh: u64) {
+        self.dirs.remove(fh);
+    }
+
+    /// Makes the whole mount durable.
+    ///
+    /// # Errors
+    /// What could not be saved.
+    pub async fn fsyncdir(&self, fh: u64) -> FsResult<()> {
+        self.dirs.get(fh)?;
+        self.sync_all().await
+    }
+
+    /// The kernel forgets `nlookup` of the references it was given. What is cached of an inode that nobody needs
+    /// goes at once: the kernel has no pages of it any more.
+    pub fn forget(&self, ino: Ino, nlookup: u64) {
+        if nlookup > 0 {
+            self.inodes.forget(ino);
+        }
+    }
+}

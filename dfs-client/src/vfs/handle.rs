@@ -1,0 +1,177 @@
+//! Open files and directories: their numbers, and what each has seen.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use dfs_core::attr::FileKind;
+use dfs_core::error::Refusal;
+use dfs_core::id::Ino;
+
+use super::inode::Inode;
+use super::types::Opened;
+use super::{Vfs, now};
+use crate::cache::attr::Pages;
+use crate::error::{FsError, FsResult};
+use crate::file::readahead::Readahead;
+use crate::lock::lock;
+
+const SHARDS: usize = 16;
+/// Handles open at once, of files and of directories each.
+const HANDLES: u64 = 1 << 20;
+/// A new atime is kept when the old one is older than this, as `relatime` does.
+const ATIME_SECONDS: i64 = 24 * 3600;
+
+/// One open file.
+#[derive(Debug)]
+pub(crate) struct FileHandle {
+    pub(crate) inode: Arc<Inode>,
+    pub(crate) append: bool,
+    /// Errors of the inode before this were reported to this handle or are none of its business.
+    seen: AtomicU64,
+    pub(crate) readahead: Mutex<Readahead>,
+    /// Whether reading may still move atime.
+    atime_due: AtomicBool,
+}
+
+impl FileHandle {
+    /// An error since the last call, once.
+    pub(crate) fn report(&self) -> FsResult<()> {
+        let state = self.inode.state();
+        let failures = state.failures();
+        if self.seen.swap(failures, Ordering::Relaxed) == failures { Ok(()) } else { Err(state.failure()) }
+    }
+}
+
+/// Numbers for handles.
+#[derive(Debug)]
+pub(crate) struct Numbered<T> {
+    shards: [Mutex<HashMap<u64, Arc<T>>>; SHARDS],
+    last: AtomicU64,
+    open: AtomicU64,
+}
+
+/// Open files.
+pub(crate) type FileHandles = Numbered<FileHandle>;
+
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), last: AtomicU64::new(0), open: AtomicU64::new(0) }
+    }
+}
+
+impl<T> Numbered<T> {
+    fn shard(&self, fh: u64) -> &Mutex<HashMap<u64, Arc<T>>> {
+        &self.shards[(fh % SHARDS as u64) as usize]
+    }
+
+    /// A number for it.
+    pub(crate) fn add(&self, item: T) -> FsResult<u64> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= HANDLES {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::OverLimit.into());
+        }
+        let fh = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        lock(self.shard(fh)).insert(fh, Arc::new(item));
+        Ok(fh)
+    }
+
+    /// What has this number.
+    pub(crate) fn get(&self, fh: u64) -> FsResult<Arc<T>> {
+        lock(self.shard(fh)).get(&fh).cloned().ok_or(FsError::Refused(Refusal::Invalid))
+    }
+
+    /// It is closed.
+    pub(crate) fn remove(&self, fh: u64) -> Option<Arc<T>> {
+        let gone = lock(self.shard(fh)).remove(&fh);
+        if gone.is_some() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        gone
+    }
+}
+
+impl Vfs {
+    /// [`Vfs::open`] without waiting.
+    pub fn try_open(&self, ino: Ino, flags: i32) -> Option<FsResult<Opened>> {
+        let inode = self.inodes.find(ino)?;
+        inode.state().known.fresh(std::time::Instant::now(), self.config.ttl)?;
+        Some(self.opened(&inode, flags))
+    }
+
+    /// Opens a regular file. `O_TRUNC` is a truncation of its own, `O_CREAT` and `O_EXCL` belong to
+    /// [`Vfs::create`]; access rights are the caller's business.
+    ///
+    /// # Errors
+    /// Those of [`Vfs::getattr`]; `IsDirectory`, `Invalid` for what is no file; too many open files.
+    pub async fn open(&self, ino: Ino, flags: i32) -> FsResult<Opened> {
+        self.getattr(ino).await?;
+        self.opened(&self.inodes.get(ino), flags)
+    }
+
+    /// A handle of an inode whose attributes are known.
+    pub(crate) fn opened(&self, inode: &Arc<Inode>, flags: i32) -> FsResult<Opened> {
+        let append = flags & libc::O_APPEND != 0;
+        let (seen, keep_cache) = {
+            let mut state = inode.state();
+            match state.known.attr().map(|attr| attr.kind) {
+                Some(FileKind::File) => {}
+                Some(FileKind::Directory) => return Err(Refusal::IsDirectory.into()),
+                Some(_) => return Err(Refusal::Invalid.into()),
+                None => return Err(Refusal::NotFound.into()),
+            }
+            state.opens += 1;
+            let keep = !append && state.known.open_pages() == Pages::Good;
+            (state.failures(), keep)
+        };
+        let handle = FileHandle {
+            inode: inode.clone(),
+            append,
+            seen: AtomicU64::new(seen),
+            readahead: Mutex::default(),
+            atime_due: AtomicBool::new(flags & libc::O_NOATIME == 0),
+        };
+        match self.handles.add(handle) {
+            Ok(fh) => Ok(Opened { fh, keep_cache, direct: append }),
+            Err(e) => {
+                inode.state().opens -= 1;
+                Err(e)
+            }
+        }
+    }
+
+    pub(crate) fn handle(&self, fh: u64) -> FsResult<Arc<FileHandle>> {
+        self.handles.get(fh)
+    }
+
+    /// The handle is not used any more. Starts saving what is unsaved; waits for nothing.
+    pub fn release(&self, fh: u64) {
+        let Some(handle) = self.handles.remove(fh) else { return };
+        let inode = &handle.inode;
+        let mut state = inode.state();
+        state.opens = state.opens.saturating_sub(1);
+        let gone = state.opens == 0 && state.known.attr().is_some_and(|a| a.nlink == 0);
+        drop(state);
+        if gone {
+            self.drop_unsaved(inode);
+        } else {
+            self.start_saving(inode);
+        }
+    }
+
+    /// The first read of a handle moves atime, if `relatime` would.
+    pub(crate) fn note_read(&self, handle: &FileHandle) {
+        if !handle.atime_due.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let at = now();
+        let mut state = handle.inode.state();
+        let Some(attr) = state.newest() else { return };
+        let due = attr.atime <= attr.mtime || attr.atime <= attr.ctime || at.secs - attr.atime.secs >= ATIME_SECONDS;
+        if due {
+            state.atime = Some(at);
+            drop(state);
+            lock(&self.atimes).insert(handle.inode.ino, at);
+        }
+    }
+}

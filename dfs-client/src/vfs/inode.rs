@@ -1,0 +1,289 @@
+//! What this client holds of one inode, and the table of all of them.
+//!
+//! An inode is in the table while it is open, dirty or was lately used; the table is bounded. There is one
+//! [`Inode`] for a number at any time. Its state is guarded by a lock that nobody holds across an await.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_core::attr::Attr;
+use dfs_core::chunk::ChunkRef;
+use dfs_core::id::Ino;
+use dfs_core::op::Put;
+use dfs_core::time::Timestamp;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::types::Entry;
+use crate::cache::attr::Known;
+use crate::error::{FsError, FsResult};
+use crate::file::buffer::{Buffer, SealNo};
+use crate::file::budget::Budget;
+use crate::lock::lock;
+
+/// Inodes kept; over it, the older half of those that nothing needs goes.
+const INODES: usize = 32_768;
+const SHARDS: usize = 64;
+
+/// One inode.
+#[derive(Debug)]
+pub(crate) struct Inode {
+    pub(crate) ino: Ino,
+    state: Mutex<State>,
+    /// One truncation (or other change that needs a quiet file) at a time.
+    pub(crate) quiet: tokio::sync::Mutex<()>,
+    /// A seal left the buffer.
+    pub(crate) saved: Notify,
+    /// When it was last taken from the table, by the table's clock.
+    touched: AtomicU64,
+}
+
+/// The running upload of a file's stream.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    /// Gone when the stream has ended.
+    pub(crate) parts: Option<mpsc::Sender<Bytes>>,
+    /// What became of it.
+    pub(crate) result: oneshot::Receiver<FsResult<Put>>,
+}
+
+/// The small files listed with an inode, and its own place among them.
+#[derive(Clone, Debug)]
+pub(crate) struct Neighbours {
+    pub(crate) chunks: Arc<[ChunkRef]>,
+    pub(crate) own: usize,
+}
+
+/// What is guarded by the inode's lock.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) known: Known,
+    /// Changed through [`Inode::change_buffer`] alone.
+    buffer: Buffer,
+    pub(crate) feeds: HashMap<SealNo, Feed>,
+    /// Handles.
+    pub(crate) opens: u32,
+    /// How many errors nobody could be told of directly, and the last.
+    failures: u64,
+    failure: Option<FsError>,
+    /// Read, not yet told to metad.
+    pub(crate) atime: Option<Timestamp>,
+    /// Where a directory was last seen.
+    pub(crate) parent: Option<Ino>,
+    pub(crate) neighbours: Option<Neighbours>,
+}
+
+impl State {
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    /// Committed attributes with what this client has done since laid over them.
+    pub(crate) fn visible(&self, mut attr: Attr) -> Attr {
+        if let Some(end) = self.buffer.end() {
+            attr.size = attr.size.max(end);
+            attr.stored += self.buffer.bytes();
+        }
+        if let Some(mtime) = self.buffer.mtime() {
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(mtime);
+        }
+        if self.buffer.kills_priv() {
+            attr.mode = without_privileges(attr.mode);
+        }
+        if let Some(atime) = self.atime {
+            attr.atime = attr.atime.max(atime);
+        }
+        attr
+    }
+
+    /// The newest attributes, own changes included, however old.
+    pub(crate) fn newest(&self) -> Option<Attr> {
+        self.known.attr().map(|attr| self.visible(attr))
+    }
+
+    /// An answer that still serves.
+    pub(crate) fn entry(&self, now: Instant, ttl: Duration) -> Option<Entry> {
+        let (attr, left) = self.known.fresh(now, ttl)?;
+        Some(Entry { attr: self.visible(attr), ttl: left })
+    }
+
+    /// Remembers an error for every handle that is open now.
+    pub(crate) fn fail(&mut self, error: FsError) {
+        self.failures += 1;
+        self.failure = Some(error);
+    }
+
+    /// How many errors there were; a handle that has seen fewer has one to report.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// The last error.
+    pub(crate) fn failure(&self) -> FsError {
+        self.failure.clone().unwrap_or_else(|| FsError::io("data could not be saved"))
+    }
+}
+
+/// A mode after a write or chown by somebody without privileges.
+pub(crate) fn without_privileges(mode: u32) -> u32 {
+    let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    mode & !(0o4000 | setgid)
+}
+
+impl Inode {
+    fn new(ino: Ino) -> Self {
+        Self {
+            ino,
+            state: Mutex::default(),
+            quiet: tokio::sync::Mutex::new(()),
+            saved: Notify::new(),
+            touched: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Changes the buffer and accounts for what that costs.
+    pub(crate) fn change_buffer<T>(state: &mut State, budget: &Budget, change: impl FnOnce(&mut Buffer) -> T) -> T {
+        let before = state.buffer.weight();
+        let out = change(&mut state.buffer);
+        budget.change(before, state.buffer.weight());
+        out
+    }
+
+    /// Waits until the seal `no` and all before it are saved or given up.
+    pub(crate) async fn wait_saved(&self, no: SealNo) {
+        self.wait(|state| state.buffer.first_seal().is_none_or(|first| first > no)).await;
+    }
+
+    /// Waits until it is the turn of seal `no` to be committed, or it is gone.
+    pub(crate) async fn wait_turn(&self, no: SealNo) {
+        self.wait(|state| state.buffer.first_seal().is_none_or(|first| first >= no)).await;
+    }
+
+    async fn wait(&self, done: impl Fn(&State) -> bool) {
+        loop {
+            let saved = self.saved.notified();
+            tokio::pin!(saved);
+            saved.as_mut().enable();
+            if done(&self.state()) {
+                return;
+            }
+            saved.await;
+        }
+    }
+
+    /// Whether anything would be lost or wrong without it.
+    fn is_needed(&self) -> bool {
+        let state = self.state();
+        state.opens > 0 || !state.buffer.is_clean() || state.atime.is_some()
+    }
+}
+
+/// All inodes.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shards: Vec<Mutex<HashMap<Ino, Arc<Inode>>>>,
+    hasher: RandomState,
+    clock: AtomicU64,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, hasher: RandomState::new(), clock: AtomicU64::new(0) }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Arc<Inode>>> {
+        &self.shards[(self.hasher.hash_one(ino) % SHARDS as u64) as usize]
+    }
+
+    fn touch(&self, inode: &Inode) {
+        inode.touched.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The inode, if something is held of it.
+    pub(crate) fn find(&self, ino: Ino) -> Option<Arc<Inode>> {
+        let inode = lock(self.shard(ino)).get(&ino).cloned()?;
+        self.touch(&inode);
+        Some(inode)
+    }
+
+    /// The inode.
+    pub(crate) fn get(&self, ino: Ino) -> Arc<Inode> {
+        let mut shard = lock(self.shard(ino));
+        if let Some(inode) = shard.get(&ino) {
+            self.touch(inode);
+            return inode.clone();
+        }
+        if shard.len() >= INODES / SHARDS {
+            Self::shrink(&mut shard);
+        }
+        let inode = Arc::new(Inode::new(ino));
+        self.touch(&inode);
+        shard.insert(ino, inode.clone());
+        inode
+    }
+
+    /// Drops the older half of what nobody uses or needs.
+    fn shrink(shard: &mut HashMap<Ino, Arc<Inode>>) {
+        let idle = |inode: &Arc<Inode>| Arc::strong_count(inode) == 1 && !inode.is_needed();
+        let mut ages: Vec<u64> =
+            shard.values().filter(|i| idle(i)).map(|i| i.touched.load(Ordering::Relaxed)).collect();
+        if ages.is_empty() {
+            return;
+        }
+        let middle = ages.len() / 2;
+        let (_, oldest_kept, _) = ages.select_nth_unstable(middle);
+        let oldest_kept = *oldest_kept;
+        shard.retain(|_, inode| inode.touched.load(Ordering::Relaxed) > oldest_kept || !idle(inode));
+    }
+
+    /// Drops an inode that nobody uses or needs.
+    pub(crate) fn forget(&self, ino: Ino) {
+        let mut shard = lock(self.shard(ino));
+        if shard.get(&ino).is_some_and(|inode| Arc::strong_count(inode) == 1 && !inode.is_needed()) {
+            shard.remove(&ino);
+        }
+    }
+
+    /// All of them at this moment.
+    pub(crate) fn all(&self) -> Vec<Arc<Inode>> {
+        self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_what_is_needed() {
+        let table = Table::new();
+        let open = table.get(Ino(1));
+        open.state().opens = 1;
+        drop(open);
+        for n in 2..200_000 {
+            table.get(Ino(n));
+        }
+        assert!(table.all().len() <= INODES);
+        assert_eq!(table.find(Ino(1)).map(|i| i.state().opens), Some(1));
+        table.forget(Ino(1));
+        assert!(table.find(Ino(1)).is_some());
+        assert!(table.find(Ino(199_999)).is_some(), "the newest stay");
+        table.forget(Ino(199_999));
+        assert!(table.find(Ino(199_999)).is_none());
+    }
+
+    #[test]
+    fn setgid_without_group_execution_is_no_privilege() {
+        assert_eq!(without_privileges(0o6755), 0o755);
+        assert_eq!(without_privileges(0o6745), 0o2745);
+    }
+}

@@ -1,0 +1,233 @@
+//! The whole filesystem without a kernel: what `dfs-fuse` and programs call.
+//!
+//! A namespace change is answered when it is durable. A write is answered when it is in the buffer; it is saved
+//! in the background, by fsync, or before a rename, link or truncation of its file. Every call has a deadline.
+//! The `try_` calls answer from memory without waiting and say `None` where that is not possible.
+
+mod attr;
+mod background;
+mod dir;
+mod handle;
+mod inode;
+mod invalidate;
+mod namespace;
+mod types;
+mod write;
+mod xattr;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, Weak};
+
+use dfs_core::attr::Attr;
+use dfs_core::id::Ino;
+use dfs_core::op::{Group, Op, OpReply};
+use dfs_core::time::Timestamp;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, Semaphore};
+
+pub(crate) use self::handle::FileHandle;
+pub(crate) use self::inode::{Feed, Inode, Neighbours, State};
+pub use self::types::{Caller, DirItem, Entry, Invalidator, Opened};
+
+use self::background::Closed;
+use self::dir::DirHandles;
+use self::handle::FileHandles;
+use self::inode::Table;
+use self::invalidate::Invalidations;
+use crate::cache::attr::Pages;
+use crate::cache::chunk::Chunks;
+use crate::cache::dentry::Dentries;
+use crate::chunks::ChunkClient;
+use crate::config::ClientConfig;
+use crate::error::{FsError, FsResult};
+use crate::file::budget::Budget;
+use crate::lock::lock;
+use crate::meta::MetaClient;
+
+/// Big chunks being uploaded from sealed bytes at the same time (streams not counted).
+const UPLOADS: usize = 4;
+/// Pieces being read ahead at the same time.
+const AHEAD: usize = 16;
+
+/// A mounted filesystem.
+#[derive(Debug)]
+pub struct Vfs {
+    me: Weak<Vfs>,
+    pub(crate) config: ClientConfig,
+    pub(crate) meta: MetaClient,
+    pub(crate) chunks: ChunkClient,
+    pub(crate) runtime: Runtime,
+    pub(crate) inodes: Table,
+    dentries: Dentries,
+    pub(crate) pieces: Chunks,
+    handles: FileHandles,
+    dirs: DirHandles,
+    pub(crate) budget: Budget,
+    /// Inodes with unsaved bytes (and some that just got clean).
+    dirty: Mutex<HashMap<Ino, Arc<Inode>>>,
+    /// Small files that were closed dirty and wait for company.
+    closed: Mutex<Closed>,
+    /// Seals of many files are taken by one at a time: see `background`.
+    taking: Mutex<()>,
+    /// Something should be sealed before the next look at the clock.
+    wake: Notify,
+    /// Seals that were given up since the mount.
+    pub(crate) lost_seals: AtomicU64,
+    atimes: Mutex<HashMap<Ino, Timestamp>>,
+    invalidations: Invalidations,
+    pub(crate) uploads: Semaphore,
+    pub(crate) ahead: Arc<Semaphore>,
+}
+
+impl Vfs {
+    /// Opens a session and mounts the filesystem. To be called inside a multi-threaded tokio runtime, which it
+    /// goes on to use.
+    ///
+    /// # Errors
+    /// A configuration out of bounds, or metad not reachable, of another version or another cluster.
+    pub async fn connect(config: ClientConfig) -> FsResult<Arc<Vfs>> {
+        config.validate()?;
+        let meta = MetaClient::connect(&config).await?;
+        let chunks = ChunkClient::new(meta.clone(), &config);
+        let vfs = Arc::new_cyclic(|me| Vfs {
+            me: me.clone(),
+            chunks,
+            runtime: Runtime::current(),
+            inodes: Table::new(),
+            dentries: Dentries::new(config.ttl),
+            pieces: Chunks::new(config.cache_bytes),
+            handles: FileHandles::default(),
+            dirs: DirHandles::default(),
+            budget: Budget::new(config.dirty_bytes),
+            dirty: Mutex::default(),
+            closed: Mutex::default(),
+            taking: Mutex::default(),
+            wake: Notify::new(),
+            lost_seals: AtomicU64::new(0),
+            atimes: Mutex::default(),
+            invalidations: Invalidations::default(),
+            uploads: Semaphore::new(UPLOADS),
+            ahead: Arc::new(Semaphore::new(AHEAD)),
+            meta: meta.clone(),
+            config,
+        });
+        let held = vfs.me.clone();
+        meta.on_held_question(Box::new(move |inos| held.upgrade().map_or_else(|| inos.to_vec(), |v| v.not_held(inos))));
+        let lost = vfs.me.clone();
+        meta.on_session_lost(Box::new(move |old, new| {
+            tracing::error!(%old, %new, "the session has ended; what it had not saved is lost");
+            if let Some(vfs) = lost.upgrade() {
+                vfs.session_lost();
+            }
+        }));
+        background::start(&vfs);
+        Ok(vfs)
+    }
+
+    /// Sets, once, who is told what to forget.
+    pub fn set_invalidator(&self, invalidator: Box<dyn Invalidator>) {
+        self.invalidations.start(invalidator);
+    }
+
+    /// Saves everything and ends the session.
+    ///
+    /// # Errors
+    /// What could not be saved. The session has ended all the same.
+    pub async fn shutdown(&self) -> FsResult<()> {
+        let saved = self.sync_all().await;
+        self.meta.close().await;
+        saved
+    }
+
+    /// This filesystem for a task. `None` while the last reference goes away.
+    pub(crate) fn shared(&self) -> Option<Arc<Vfs>> {
+        self.me.upgrade()
+    }
+
+    /// One group of ops, durable when this returns. Caches have what the replies say.
+    async fn change(&self, ops: Vec<Op>) -> FsResult<Vec<OpReply>> {
+        let group = Group { time: now(), needs: Vec::new(), ops };
+        let sent = std::time::Instant::now();
+        let mut reply = self.meta.commit(Vec::new(), vec![group]).await?;
+        let replies = match reply.groups.pop() {
+            Some(done) => done?,
+            None => return Err(FsError::io("metad answered a commit without saying what became of its group")),
+        };
+        for attr in replies.iter().flat_map(|r| &r.attrs) {
+            self.learn_own(attr, sent);
+        }
+        Ok(replies)
+    }
+
+    /// One op of [`Vfs::change`].
+    async fn change_one(&self, op: Op) -> FsResult<OpReply> {
+        let mut replies = self.change(vec![op]).await?;
+        replies.pop().ok_or_else(|| FsError::io("metad answered a group without saying what became of its op"))
+    }
+
+    /// Attributes out of the answer to an own change.
+    fn learn_own(&self, attr: &Attr, sent: std::time::Instant) {
+        self.learn(&self.inodes.get(attr.ino), *attr, sent);
+    }
+
+    /// Attributes out of any answer to what was asked at `asked`.
+    pub(crate) fn learn(&self, inode: &Inode, attr: Attr, asked: std::time::Instant) {
+        let pages = inode.state().known.learn(attr, asked);
+        self.judged(inode.ino, pages);
+    }
+
+    /// Passes a verdict about the kernel's pages on.
+    pub(crate) fn judged(&self, ino: Ino, pages: Pages) {
+        if pages == Pages::Stale {
+            self.invalidations.inode(ino, true);
+        }
+    }
+
+    /// Of unlinked inodes those that nobody here has open; what is cached of them goes.
+    fn not_held(&self, inos: &[Ino]) -> Vec<Ino> {
+        let mut free = Vec::new();
+        for ino in inos {
+            let held = self.inodes.find(*ino).is_some_and(|inode| {
+                let mut state = inode.state();
+                let held = state.opens > 0 || !state.buffer().is_clean();
+                if !held {
+                    state.known.distrust();
+                }
+                held
+            });
+            if !held {
+                self.inodes.forget(*ino);
+                free.push(*ino);
+            }
+        }
+        free
+    }
+
+    /// Nothing that was believed in the old session may be believed, nothing that it had not saved can be saved.
+    fn session_lost(&self) {
+        self.dentries.clear();
+        lock(&self.atimes).clear();
+        for inode in self.inodes.all() {
+            let mut state = inode.state();
+            let pages = state.known.has_pages();
+            state.known.distrust();
+            state.atime = None;
+            state.feeds.clear();
+            if Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.discard()) {
+                let lost = FsError::io("the session ended before the data was saved");
+                tracing::error!(ino = %inode.ino, "unsaved data is lost");
+                state.fail(lost);
+                self.lost_seals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            drop(state);
+            inode.saved.notify_waiters();
+            self.invalidations.inode(inode.ino, pages);
+        }
+    }
+}
+
+/// The time of day.
+pub(crate) fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}

@@ -1,0 +1,224 @@
+//! Writing: into the buffer, and the ways in which it is made durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use dfs_core::error::Refusal;
+use dfs_core::id::Ino;
+use dfs_core::limits::{FILE_BYTES, SMALL_CHUNK_BYTES};
+
+use super::handle::FileHandle;
+use super::inode::{Inode, without_privileges};
+use super::{Vfs, now};
+use crate::error::{FsError, FsResult};
+use crate::file::buffer::WriteInfo;
+use crate::file::seal::Work;
+use crate::lock::lock;
+
+impl Vfs {
+    /// [`Vfs::write`] without waiting: when there is room and nothing has to be asked.
+    pub fn try_write(&self, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Option<FsResult<u32>> {
+        let handle = match self.handle(fh) {
+            Ok(handle) => handle,
+            Err(e) => return Some(Err(e)),
+        };
+        self.write_now(&handle, offset, data, kill_priv)
+    }
+
+    /// Copies `data` into the file's buffer; waits while the mount has too much unsaved. A handle opened with
+    /// `O_APPEND` writes at the end of the file, wherever `offset` is.
+    ///
+    /// # Errors
+    /// An earlier error of saving the file, once; `FileTooLarge`; `Io` when there is no room by the deadline.
+    pub async fn write(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
+        let handle = self.handle(fh)?;
+        let until = tokio::time::Instant::now() + self.config.deadline;
+        loop {
+            if let Some(done) = self.write_now(&handle, offset, &data, kill_priv) {
+                return done;
+            }
+            self.getattr(handle.inode.ino).await?;
+            if !self.budget.has_room(data.len()) {
+                self.wake.notify_one();
+                tokio::time::timeout_at(until, self.budget.room(data.len()))
+                    .await
+                    .map_err(|_| FsError::io("unsaved data of the mount does not get less"))?;
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(FsError::io("the write found no moment at which its file's attributes were known"));
+            }
+        }
+    }
+
+    fn write_now(&self, handle: &FileHandle, offset: u64, data: &[u8], kill_priv: bool) -> Option<FsResult<u32>> {
+        if let Err(e) = handle.report() {
+            return Some(Err(e));
+        }
+        let Ok(len) = u32::try_from(data.len()) else { return Some(Err(Refusal::Invalid.into())) };
+        if len == 0 {
+            return Some(Ok(0));
+        }
+        if !self.budget.has_room(data.len()) {
+            self.wake.notify_one();
+            return None;
+        }
+        let inode = &handle.inode;
+        let at_once = Instant::now();
+        let mut state = inode.state();
+        let attr = if handle.append {
+            // Where the end is must be known well.
+            state.visible(state.known.fresh(at_once, self.config.ttl)?.0)
+        } else {
+            state.newest()?
+        };
+        let at = if handle.append { attr.size } else { offset };
+        if at.checked_add(u64::from(len)).is_none_or(|end| end > FILE_BYTES) {
+            return Some(Err(Refusal::FileTooLarge.into()));
+        }
+        let kill_priv = kill_priv && without_privileges(attr.mode) != attr.mode;
+        let info = WriteInfo { now: at_once, time: now(), kill_priv };
+        let was_clean = state.buffer().is_clean();
+        Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.write(at, data, info));
+        let ended = self.stream(&mut state);
+        let pages = state.known.has_pages();
+        drop(state);
+        for no in ended {
+            self.launch(vec![Work { inode: inode.clone(), no }]);
+        }
+        if was_clean {
+            lock(&self.dirty).insert(inode.ino, inode.clone());
+        }
+        if handle.append && (pages || at != offset) {
+            // The kernel did not see where the bytes went.
+            self.invalidations.inode(inode.ino, pages);
+        }
+        if self.budget.is_pressed() {
+            self.wake.notify_one();
+        }
+        Some(Ok(len))
+    }
+
+    /// close(2) of a descriptor: starts saving, waits for nothing.
+    ///
+    /// # Errors
+    /// An earlier error of saving the file, once.
+    pub fn flush(&self, fh: u64) -> FsResult<()> {
+        let handle = self.handle(fh)?;
+        self.start_saving(&handle.inode);
+        handle.report()
+    }
+
+    /// What is unsaved of the file goes on its way; a small file waits a moment for others to go with.
+    pub(super) fn start_saving(&self, inode: &Arc<Inode>) {
+        let (bytes, streaming) = {
+            let state = inode.state();
+            (state.buffer().unsealed(), state.buffer().is_streaming())
+        };
+        if bytes == 0 {
+            return;
+        }
+        if bytes < SMALL_CHUNK_BYTES && !streaming {
+            if lock(&self.closed).add(inode, bytes, Instant::now()) {
+                self.wake.notify_one();
+            }
+        } else {
+            self.seal_now(inode);
+        }
+    }
+
+    /// Everything unsealed of the file becomes a seal, and that is on its way.
+    fn seal_now(&self, inode: &Arc<Inode>) {
+        let taken = self.take_seal(&mut inode.state());
+        if let Some((no, _)) = taken {
+            self.launch(vec![Work { inode: inode.clone(), no }]);
+        }
+    }
+
+    /// Seals what is unsaved of the file and waits until it is saved or given up. Waits at most for as long as
+    /// two seals may take.
+    pub(super) async fn save(&self, inode: &Arc<Inode>) {
+        self.seal_now(inode);
+        let newest = inode.state().buffer().newest_seal();
+        if let Some(no) = newest
+            && tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no)).await.is_err()
+        {
+            tracing::warn!(ino = %inode.ino, "saving takes very long");
+        }
+    }
+
+    /// The same; an error if not everything is saved.
+    pub(super) async fn save_or_fail(&self, ino: Ino) -> FsResult<()> {
+        let Some(inode) = self.inodes.find(ino) else { return Ok(()) };
+        let before = {
+            let state = inode.state();
+            if state.buffer().is_clean() {
+                return Ok(());
+            }
+            (state.failures(), state.buffer().newest_seal())
+        };
+        self.save(&inode).await;
+        let state = inode.state();
+        if state.failures() != before.0 {
+            return Err(state.failure());
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable, with everything that was written to it before, through whatever handle.
+    ///
+    /// # Errors
+    /// What could not be saved since this handle was last told.
+    pub async fn fsync(&self, fh: u64) -> FsResult<()> {
+        let handle = self.handle(fh)?;
+        let inode = &handle.inode;
+        self.seal_now(inode);
+        let newest = inode.state().buffer().newest_seal();
+        if let Some(no) = newest {
+            tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no))
+                .await
+                .map_err(|_| FsError::io("the data is not saved yet"))?;
+        }
+        handle.report()
+    }
+
+    /// Makes the whole mount durable.
+    ///
+    /// # Errors
+    /// What could not be saved meanwhile.
+    pub async fn sync_all(&self) -> FsResult<()> {
+        let before = self.lost_seals.load(Ordering::Relaxed);
+        let inodes: Vec<Arc<Inode>> = lock(&self.dirty).values().cloned().collect();
+        self.seal_many(&inodes);
+        let all = async {
+            for inode in &inodes {
+                let newest = inode.state().buffer().newest_seal();
+                if let Some(no) = newest {
+                    inode.wait_saved(no).await;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(self.config.deadline * 2, all).await;
+        in_time.map_err(|_| FsError::io("not everything is saved yet"))?;
+        self.send_atimes().await;
+        if self.lost_seals.load(Ordering::Relaxed) != before {
+            return Err(FsError::io("some data could not be saved"));
+        }
+        Ok(())
+    }
+
+    /// Whether any file has unsaved bytes.
+    pub(super) fn has_unsaved(&self) -> bool {
+        lock(&self.dirty).values().any(|inode| !inode.state().buffer().is_clean())
+    }
+
+    /// Forgets unsaved bytes that nobody can reach any more.
+    pub(super) fn drop_unsaved(&self, inode: &Inode) {
+        let mut state = inode.state();
+        state.feeds.clear();
+        Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.discard());
+        drop(state);
+        inode.saved.notify_waiters();
+    }
+}

@@ -1,0 +1,19 @@
+//! The pure core: types and decisions shared by every part of the filesystem.
+//!
+//! Nothing here touches a clock, a random source, a task, a socket or a file;
+//! `clippy.toml` forbids it and the dependency list proves it. What is not
+//! deterministic is handed in by the caller.
+
+pub mod attr;
+pub mod chunk;
+pub mod cluster;
+pub mod error;
+pub mod extent;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod op;
+pub mod placement;
+pub mod query;
+pub mod range;
+pub mod time;

@@ -1,0 +1,36 @@
+//! `dfs-fuse`: reads its configuration, mounts in the background or stays, turns the end into an exit code.
+
+use std::process::ExitCode;
+
+use dfs_fuse::args::{self, ConfigError, Request, Role};
+use dfs_fuse::{background, process, serve};
+
+fn main() -> ExitCode {
+    let (config, role) = match args::load(std::env::args_os()) {
+        Ok(Request::Run { config, role }) => (*config, role),
+        Ok(Request::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        // Help and version come this way too, with exit code 0.
+        Err(ConfigError::Usage(e)) => e.exit(),
+        Err(e) => {
+            eprintln!("dfs-fuse: {e}\ndfs-fuse --help tells more.");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match role {
+        Role::Starter => background::start(&config),
+        Role::Foreground => {
+            process::start_log(&config).and_then(|()| serve::serve(&config, &mut background::Ready::nobody()))
+        }
+        Role::Background => background::become_daemon().and_then(|ready| serve::serve_reporting(&config, ready)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dfs-fuse: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! One mount: its dfs-fuse and its directory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::daemon::Daemon;
+
+/// A mounted client. Dropping it unmounts, by force if need be.
+#[derive(Debug)]
+pub struct Mount {
+    /// Where.
+    pub path: PathBuf,
+    /// The process.
+    pub daemon: Daemon,
+}
+
+/// Whether something is mounted at `path`.
+#[must_use]
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|l| l.split(' ').nth(1) == path.to_str())
+}
+
+impl Mount {
+    /// Mounts, in the foreground of a child process, and waits until it is usable.
+    ///
+    /// # Errors
+    /// It ends, or is not usable in time.
+    pub fn start(meta: &str, path: &Path, log: &Path, extra: &[&str]) -> Result<Self> {
+        std::fs::create_dir_all(path)?;
+        let mut args = vec![meta.to_owned(), path.display().to_string(), "--foreground".into()];
+        args.extend(extra.iter().map(ToString::to_string));
+        let mut daemon = Daemon::start("dfs-fuse", "dfs-fuse", &args, log)?;
+        let until = Instant::now() + Duration::from_secs(30);
+        while !is_mounted(path) {
+            if let Some(status) = daemon.ended()? {
+                bail!("dfs-fuse ended with {status}:\n{}", daemon.output());
+            }
+            if Instant::now() > until {
+                bail!("not mounted within 30 s:\n{}", daemon.output());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The kernel knows it; now it has to answer.
+        std::fs::metadata(path)?;
+        Ok(Self { path: path.into(), daemon })
+    }
+
+    /// Unmounts as a user does, and waits until the process has ended well.
+    ///
+    /// # Errors
+    /// umount fails, or the process does not end with 0.
+    pub fn unmount(&mut self) -> Result<()> {
+        let out = Command::new("umount").arg(&self.path).output()?;
+        if !out.status.success() {
+            bail!("umount: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        let status = self.daemon.wait(Duration::from_secs(60))?;
+        if !status.success() {
+            bail!("dfs-fuse ended with {status}:\n{}", self.daemon.output());
+        }
+        Ok(())
+    }
+
+    /// kill -9 of the process; the dead mount is taken away.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.daemon.kill9()?;
+        detach(&self.path);
+        Ok(())
+    }
+}
+
+fn detach(path: &Path) {
+    let mut tries = 0;
+    while is_mounted(path) && tries < 50 {
+        drop(Command::new("umount").arg("-l").arg(path).output());
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if matches!(self.daemon.ended(), Ok(None)) {
+            // An abort of the connection frees whoever hangs in it.
+            detach(&self.path);
+            drop(self.daemon.terminate(Duration::from_secs(10)));
+        }
+        detach(&self.path);
+    }
+}

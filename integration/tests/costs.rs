@@ -1,0 +1,111 @@
+//! What things may cost: requests counted, memory bounded.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use dfs_integration::cluster::{Cluster, Options};
+use dfs_integration::tool::bytes;
+
+#[test]
+fn fsync_of_a_small_file_is_one_request_to_each_node_and_one_commit() -> Result<()> {
+    let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
+    let mut mount = cluster.mount("mnt")?;
+    for n in 0..5 {
+        let mut file = File::create(mount.path.join(format!("f{n}")))?;
+        std::thread::sleep(Duration::from_millis(100));
+        let before: Vec<f64> = per_node(&cluster)?;
+        let commits = cluster.metric(0, "dfs_metad_commits_total")?;
+        file.write_all(&bytes(n, 4096))?;
+        file.sync_all()?;
+        let spent: Vec<f64> = per_node(&cluster)?.iter().zip(&before).map(|(a, b)| a - b).collect();
+        ensure!(spent == [1.0, 1.0, 1.0], "uploads per node: {spent:?}");
+        let commits = cluster.metric(0, "dfs_metad_commits_total")? - commits;
+        ensure!((commits - 1.0).abs() < 0.1, "{commits} commits for one fsync");
+    }
+    mount.unmount()
+}
+
+fn per_node(cluster: &Cluster) -> Result<Vec<f64>> {
+    let one = |n| -> Result<f64> {
+        Ok(cluster.metric(n, "dfs_chunkd_put_requests_total")? + cluster.metric(n, "dfs_chunkd_put_batch_requests_total")?)
+    };
+    (1..=3).map(one).collect()
+}
+
+#[test]
+fn memory_stays_bounded_while_four_write_and_four_read() -> Result<()> {
+    const MIB: u64 = 1 << 20;
+    const FILE: u64 = 256 * MIB;
+    let cluster = Cluster::start()?;
+    let mut mount = cluster.mount("mnt")?;
+    let root = mount.path.clone();
+    for n in 0..4_u64 {
+        let mut file = File::create(root.join(format!("r{n}")))?;
+        for b in 0..FILE / MIB {
+            file.write_all(&bytes(n << 32 | b, MIB as usize))?;
+        }
+        file.sync_all()?;
+    }
+    let stop = AtomicBool::new(false);
+    let peak = std::thread::scope(|scope| -> Result<(u64, u64)> {
+        let mut work = Vec::new();
+        for n in 0..4_u64 {
+            let (root, stop) = (&root, &stop);
+            work.push(scope.spawn(move || -> Result<()> {
+                let mut file = File::open(root.join(format!("r{n}")))?;
+                let mut block = vec![0; MIB as usize];
+                while !stop.load(Ordering::Relaxed) {
+                    file.seek(SeekFrom::Start(0))?;
+                    for b in 0..FILE / MIB {
+                        file.read_exact(&mut block)?;
+                        ensure!(b % 64 != 0 || block == bytes(n << 32 | b, MIB as usize), "r{n}, MiB {b}: wrong bytes");
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                }
+                Ok(())
+            }));
+            work.push(scope.spawn(move || -> Result<()> {
+                let block = bytes(n, MIB as usize);
+                let mut round = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(root.join(format!("w{n}")))?;
+                    for _ in 0..FILE / MIB {
+                        round += 1;
+                        file.write_all(&round.to_le_bytes())?;
+                        file.write_all(&block[8..])?;
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                }
+                Ok(())
+            }));
+        }
+        let until = Instant::now() + Duration::from_secs(25);
+        let (mut client, mut chunkd) = (0, 0);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(200));
+            client = client.max(mount.daemon.resident()?);
+            for daemon in cluster.chunkds.iter().flatten() {
+                chunkd = chunkd.max(daemon.resident()?);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in work {
+            thread.join().expect("no panic")?;
+        }
+        Ok((client, chunkd))
+    })?;
+    eprintln!("peak resident memory: dfs-fuse {} MiB, chunkd {} MiB", peak.0 / MIB, peak.1 / MIB);
+    ensure!(peak.0 < 400 * MIB, "dfs-fuse used {} MiB", peak.0 / MIB);
+    ensure!(peak.1 < 200 * MIB, "a chunkd used {} MiB", peak.1 / MIB);
+    for n in 0..4 {
+        fs::remove_file(root.join(format!("w{n}")))?;
+    }
+    mount.unmount()
+}

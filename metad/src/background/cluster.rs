@@ -1,0 +1,80 @@
+//! Nodes that fall silent, slots for stores that came, and how much is missed.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use dfs_core::cluster::NodeState;
+use dfs_core::limits::SLOTS_PER_STORE;
+
+use super::{StepError, command};
+use crate::machine::command::Command;
+use crate::machine::read;
+use crate::service::Shared;
+
+/// Slots are made when nobody has registered for this long: stores that start together get them together.
+const SETTLE: Duration = Duration::from_millis(300);
+
+pub(super) async fn node_states(shared: &Shared) -> Result<(), StepError> {
+    let map = shared.engine.map().borrow().clone();
+    for (id, node) in &map.nodes {
+        if let Some(state) = shared.nodes.due_state(*id, node.state, Instant::now()) {
+            if state == NodeState::Up {
+                tracing::info!(node = %id, addr = node.addr, "node is up");
+            } else {
+                tracing::warn!(node = %id, addr = node.addr, ?state, "node is silent");
+            }
+            command(shared, Command::SetNodeState { node: *id, state }).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes slots when there are enough nodes for all replicas, and more as stores join.
+pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
+    let settled = shared.nodes.last_registration().is_some_and(|at| at.elapsed() >= SETTLE);
+    let map = shared.engine.map().borrow().clone();
+    let usable = map.stores.values().filter(|s| {
+        let state = map.nodes.get(&s.node).map(|n| n.state);
+        matches!(state, Some(NodeState::Up | NodeState::Suspect))
+    });
+    let mut nodes = Vec::new();
+    let mut stores = 0_u32;
+    for store in usable {
+        stores += 1;
+        if !nodes.contains(&store.node) {
+            nodes.push(store.node);
+        }
+    }
+    let replicas = u32::from(map.replicas);
+    if !settled || nodes.len() < replicas as usize {
+        return Ok(());
+    }
+    let want = (stores * SLOTS_PER_STORE).div_ceil(replicas);
+    let have = u32::try_from(map.slots.len()).unwrap_or(u32::MAX);
+    if have < want {
+        tracing::info!(have, want, stores, "making slots");
+        command(shared, Command::MakeSlots { count: want - have }).await?;
+    }
+    Ok(())
+}
+
+/// Counts what each store lacks, for writers and people to see.
+pub(super) async fn count_missed(shared: &Shared) -> Result<(), StepError> {
+    let snapshot = shared.engine.snapshot();
+    let map = shared.engine.map().borrow().clone();
+    let counts = tokio::task::spawn_blocking(move || {
+        let mut counts = HashMap::new();
+        for store in map.stores.keys() {
+            let count = read::missed_count(&*snapshot, *store)?;
+            if count > 0 {
+                counts.insert(*store, count);
+            }
+        }
+        Ok::<_, crate::machine::Fault>(counts)
+    })
+    .await??;
+    let sessions = shared.sessions.view(Instant::now()).len();
+    crate::metrics::state(sessions, counts.values().sum());
+    shared.nodes.set_missed(counts);
+    Ok(())
+}

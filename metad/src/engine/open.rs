@@ -1,0 +1,117 @@
+//! Start: take the directory, open KV and log, apply what the KV lacks, begin to write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dfs_core::id::{ClusterId, LogIndex, StartId};
+use dfs_core::time::Timestamp;
+use dfs_disk::real::RealDisk;
+use tokio::sync::{mpsc, watch};
+
+use crate::engine::writer::Writer;
+use crate::engine::{Engine, EngineOptions, EngineThread, Fault, OpenError, QUEUE, Shared, entry, home};
+use crate::kv::{Kv, Overlay, RocksKv, RocksOptions, Snapshot};
+use crate::log::{Log, LogOptions};
+use crate::machine::Machine;
+use crate::machine::command::{Command, Entry, Place};
+
+/// Entries applied in one batch while the log is replayed.
+const REPLAY_BATCH: usize = 1024;
+
+/// Opens the data directory, or makes a new filesystem in it, and starts the writer.
+///
+/// # Errors
+/// What is wrong, in words for the user.
+pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError> {
+    let home = home::take(&options.dir, || ClusterId(rand::random()))?;
+    let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+    let kv_options = RocksOptions { cache_bytes, reserve_bytes: options.reserve_bytes, ..RocksOptions::default() };
+    let kv = Arc::new(RocksKv::open(&options.dir.join("kv"), &kv_options)?);
+    let log = Log::open(Arc::new(RealDisk), &options.dir.join("log"), LogOptions::new(home.cluster))?;
+
+    let mut machine = Machine::load(&*kv).map_err(|e| OpenError::Fault(Fault::new(e)))?;
+    let applied = kv.applied()?;
+    if log.last_index() < applied {
+        return Err(OpenError::Fault(Fault::new(format!(
+            "the database has applied entry {applied} but the log ends at {}: its files are missing or older than the \
+             database; restore both from the same copy",
+            log.last_index()
+        ))));
+    }
+    let last_now = replay(&log, &kv, &mut machine, applied)?;
+
+    let start = StartId(rand::random());
+    let mut first = Vec::new();
+    if log.last_index() == LogIndex(0) {
+        // The root belongs to whoever starts the filesystem for the first time.
+        let (uid, gid) = owner();
+        tracing::info!(cluster = %home.cluster, replicas = options.replicas, "making a new filesystem");
+        first.push(Command::Format {
+            cluster: home.cluster,
+            replicas: options.replicas,
+            min_replicas: options.min_replicas,
+            uid,
+            gid,
+        });
+    }
+    first.push(Command::Start { start });
+
+    let (queue, rx) = mpsc::channel(QUEUE);
+    let (map_tx, map) = watch::channel(Arc::new(machine.map().clone()));
+    let (stopped_tx, stopped) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        low_space: AtomicBool::new(false),
+        applied: AtomicU64::new(0),
+        last_order: AtomicU64::new(0),
+    });
+    let mut writer =
+        Writer::new(home, kv.clone(), log, machine, shared.clone(), map_tx, stopped_tx, last_now);
+    for command in first {
+        if let Err(refusal) = writer.one(command).map_err(OpenError::Fault)? {
+            return Err(OpenError::Fault(Fault::new(format!("the filesystem cannot be started: {refusal}"))));
+        }
+    }
+    // Every order so far has a lower number than the entry that was just written.
+    shared.last_order.store(shared.applied.load(Ordering::Acquire), Ordering::Release);
+    let cluster = writer.cluster();
+    let thread = std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || writer.run(rx))
+        .map_err(|e| OpenError::Fault(Fault::new(e)))?;
+    let engine = Engine { queue: queue.clone(), kv, map, shared, cluster, start, stopped };
+    Ok((engine, EngineThread { queue, thread }))
+}
+
+/// Applies what the log has and the KV has not. Returns the clock of the last entry.
+fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> Result<Timestamp, OpenError> {
+    let mut last = Timestamp::default();
+    let mut count = 0_u64;
+    let mut entries = log.entries_from(LogIndex(applied.0 + 1))?.peekable();
+    while entries.peek().is_some() {
+        let mut overlay = Overlay::new(kv);
+        let mut index = applied;
+        for record in entries.by_ref().take(REPLAY_BATCH) {
+            let record = record?;
+            let entry: Entry = entry::decode(record.index.0, &record.payload).map_err(OpenError::Fault)?;
+            index = record.index;
+            last = entry.now;
+            count += 1;
+            // Refusals were answered when the entry was new.
+            let _refused = machine
+                .apply(&mut overlay, Place { index }, &entry)
+                .map_err(|e| OpenError::Fault(Fault::new(format!("log entry {index}: {e}"))))?;
+        }
+        let batch = overlay.into_batch();
+        kv.write(batch, index)?;
+    }
+    if count > 0 {
+        tracing::info!(entries = count, "applied what the log had and the database lacked");
+    }
+    Ok(last)
+}
+
+#[allow(unsafe_code)]
+fn owner() -> (u32, u32) {
+    // SAFETY: both calls only read ids of this process and cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}

@@ -1,0 +1,293 @@
+//! The one writer: gathers commands, syncs them to the log as a group, applies
+//! them, answers. While a group is synced and applied, the next one gathers in
+//! the queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use dfs_core::cluster::ClusterMap;
+use dfs_core::error::Refusal;
+use dfs_core::id::{ClusterId, LogIndex};
+use dfs_core::op::{Op, SetAttr};
+use dfs_core::time::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use crate::engine::home::Home;
+use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
+use crate::kv::{Kv, KvError, Overlay, RocksKv};
+use crate::log::{self, Log, LogError};
+use crate::machine::Machine;
+use crate::machine::command::{Command, Entry, Place, Reply};
+use crate::metrics;
+
+/// Commands in one group at most.
+const GROUP_ENTRIES: usize = 512;
+/// Bytes in one group at most, but for a single large command.
+const GROUP_BYTES: usize = 4 << 20;
+/// The state is flushed after this much log, so that a start replays no more.
+const FLUSH_BYTES: u64 = 48 << 20;
+/// And after this many entries, so that a replay takes no more than a second or so.
+const FLUSH_ENTRIES: u64 = 40_000;
+/// The term of a metad that is a group of one.
+const TERM: u64 = 1;
+
+pub(super) struct Writer {
+    home: Home,
+    kv: Arc<RocksKv>,
+    log: Log,
+    machine: Machine,
+    shared: Arc<Shared>,
+    map: watch::Sender<Arc<ClusterMap>>,
+    stopped: watch::Sender<Option<Fault>>,
+    now: Timestamp,
+    since_flush: (u64, u64),
+    flushing: Arc<AtomicBool>,
+    flushed: Arc<AtomicU64>,
+    released: u64,
+}
+
+impl Writer {
+    #[allow(clippy::too_many_arguments)] // made in one place, from parts that have nothing in common
+    pub(super) fn new(
+        home: Home,
+        kv: Arc<RocksKv>,
+        log: Log,
+        machine: Machine,
+        shared: Arc<Shared>,
+        map: watch::Sender<Arc<ClusterMap>>,
+        stopped: watch::Sender<Option<Fault>>,
+        now: Timestamp,
+    ) -> Self {
+        let flushed = kv.flushed_applied().0;
+        Self {
+            home,
+            kv,
+            log,
+            machine,
+            shared,
+            map,
+            stopped,
+            now,
+            since_flush: (0, 0),
+            flushing: Arc::default(),
+            flushed: Arc::new(AtomicU64::new(flushed)),
+            released: 0,
+        }
+    }
+
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.home.cluster
+    }
+
+    /// One command by itself; for the start, before the thread runs.
+    pub(super) fn one(&mut self, command: Command) -> Outcome {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let done: Done = Box::new(move |outcome| drop(tx.send(outcome)));
+        self.group(vec![Pending { command, done }])?;
+        rx.recv().map_err(Fault::new)?
+    }
+
+    /// Serves the queue until it is told to stop or a fault ends it.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let reason = loop {
+            let Some((group, stop)) = gather(&mut queue) else { break None };
+            if let Err(fault) = self.group(group) {
+                tracing::error!(%fault, "the writer stops");
+                break Some(fault);
+            }
+            if stop {
+                break None;
+            }
+            self.look_after_flush();
+        };
+        queue.close();
+        let why = reason.clone().unwrap_or_else(|| Fault::new("metad is shutting down"));
+        while let Some(message) = queue.blocking_recv() {
+            if let Message::Do(pending) = message {
+                (pending.done)(Err(why.clone()));
+            }
+        }
+        if reason.is_none()
+            && let Err(error) = self.kv.flush()
+        {
+            tracing::error!(%error, "the state could not be flushed; the next start replays the log");
+        }
+        self.stopped.send_replace(Some(why));
+    }
+
+    /// Log, sync, apply, answer.
+    fn group(&mut self, group: Vec<Pending>) -> Result<(), Fault> {
+        let low = self.shared.low_space.load(Ordering::Relaxed);
+        let mut records = Vec::with_capacity(group.len());
+        let mut taken = Vec::with_capacity(group.len());
+        let mut bytes = 0;
+        for Pending { command, done } in group {
+            if low && !frees_space(&command) {
+                done(Ok(Err(Refusal::NoSpace)));
+                continue;
+            }
+            let entry = Entry { now: self.tick(), command };
+            let index = LogIndex(self.log.last_index().0 + 1 + records.len() as u64);
+            let payload = entry::encode(&entry)?;
+            if payload.len() > self.log.payload_bytes_max() {
+                done(Ok(Err(Refusal::OverLimit)));
+                continue;
+            }
+            bytes += payload.len() as u64;
+            records.push(log::Entry { term: TERM, index, payload });
+            taken.push((index, entry, done));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.append(&records) {
+            return refuse_all(taken, error);
+        }
+        metrics::log_synced(records.len() as u64, bytes);
+        self.apply(taken)?;
+        self.since_flush.0 += records.len() as u64;
+        self.since_flush.1 += bytes;
+        Ok(())
+    }
+
+    fn append(&mut self, records: &[log::Entry]) -> Result<(), LogError> {
+        self.log.append(records)?;
+        self.log.sync()
+    }
+
+    fn apply(&mut self, taken: Vec<(LogIndex, Entry, Done)>) -> Result<(), Fault> {
+        let kv = self.kv.clone();
+        let mut overlay = Overlay::new(&*kv);
+        let mut answers = Vec::with_capacity(taken.len());
+        let mut last = LogIndex(0);
+        let epoch = self.machine.map().epoch;
+        for (index, entry, done) in taken {
+            let outcome = self
+                .machine
+                .apply(&mut overlay, Place { index }, &entry)
+                .map_err(|e| Fault::new(format!("log entry {index}: {e}")))?;
+            if let Ok(Reply::Condemned { order, .. }) = &outcome {
+                self.shared.last_order.store(order.index.0, Ordering::Release);
+            }
+            answers.push((outcome, done));
+            last = index;
+        }
+        self.kv.write(overlay.into_batch(), last).map_err(Fault::new)?;
+        self.shared.applied.store(last.0, Ordering::Release);
+        if self.machine.map().epoch != epoch {
+            self.map.send_replace(Arc::new(self.machine.map().clone()));
+        }
+        // Only now is it durable and applied: whoever asks next sees it.
+        for (outcome, done) in answers {
+            done(Ok(outcome));
+        }
+        Ok(())
+    }
+
+    /// metad's clock, never going back.
+    fn tick(&mut self) -> Timestamp {
+        self.now = self.now.max(Timestamp::from(SystemTime::now()));
+        self.now
+    }
+
+    /// Flushes the state in the background when enough log has gathered, and lets go of log that is not needed.
+    fn look_after_flush(&mut self) {
+        let flushed = self.flushed.load(Ordering::Acquire);
+        if flushed > self.released {
+            self.released = flushed;
+            if let Err(error) = self.log.release_before(LogIndex(flushed + 1)) {
+                tracing::warn!(%error, "log files that are not needed any more could not be recycled");
+            }
+        }
+        let due = self.since_flush.0 >= FLUSH_ENTRIES || self.since_flush.1 >= FLUSH_BYTES;
+        if !due || self.flushing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.since_flush = (0, 0);
+        let (kv, flushing, flushed) = (self.kv.clone(), self.flushing.clone(), self.flushed.clone());
+        let spawned = std::thread::Builder::new().name("flush".into()).spawn(move || {
+            match kv.flush() {
+                Ok(index) => flushed.store(index.0, Ordering::Release),
+                Err(error) => tracing::error!(%error, "the state could not be flushed"),
+            }
+            flushing.store(false, Ordering::Release);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for flushing");
+            self.flushing.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Waits for a first command and takes along what has gathered. `None` when nobody is left to send any.
+fn gather(queue: &mut mpsc::Receiver<Message>) -> Option<(Vec<Pending>, bool)> {
+    let mut group = Vec::new();
+    match queue.blocking_recv()? {
+        Message::Do(pending) => group.push(pending),
+        Message::Stop => return Some((group, true)),
+    }
+    let mut bytes = weight(&group[0].command);
+    while group.len() < GROUP_ENTRIES && bytes < GROUP_BYTES {
+        match queue.try_recv() {
+            Ok(Message::Do(pending)) => {
+                bytes += weight(&pending.command);
+                group.push(pending);
+            }
+            Ok(Message::Stop) => return Some((group, true)),
+            Err(_) => break,
+        }
+    }
+    Some((group, false))
+}
+
+/// About how many bytes a command has; only large ones matter.
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Commit(c) => {
+            let ops: usize = c.groups.iter().flat_map(|g| &g.ops).map(op_weight).sum();
+            c.puts.len() * 256 + ops
+        }
+        _ => 256,
+    }
+}
+
+fn op_weight(op: &Op) -> usize {
+    match op {
+        Op::Write(w) => 128 + w.extents.len() * 80,
+        Op::Move { pieces, .. } => 128 + pieces.len() * 160,
+        Op::SetXattr { value, .. } => 128 + value.len(),
+        _ => 256,
+    }
+}
+
+/// Whether a command may be taken while the disk is nearly full: what frees space, and what the system does itself.
+fn frees_space(command: &Command) -> bool {
+    let Command::Commit(commit) = command else { return true };
+    commit.groups.iter().flat_map(|g| &g.ops).all(|op| match op {
+        Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } | Op::Atime { .. } => true,
+        Op::SetAttr { set: SetAttr { size, .. }, .. } => size.is_some(),
+        _ => false,
+    })
+}
+
+/// A log that could not take a group: with a full disk nothing has happened and all may go on; else nobody can know.
+fn refuse_all(taken: Vec<(LogIndex, Entry, Done)>, error: LogError) -> Result<(), Fault> {
+    let full = matches!(error, LogError::StorageFull { .. });
+    let fault = Fault::new(format!("the command log: {error}"));
+    for (_, _, done) in taken {
+        done(if full { Ok(Err(Refusal::NoSpace)) } else { Err(fault.clone()) });
+    }
+    if full {
+        tracing::error!(%fault, "nothing was written");
+        Ok(())
+    } else {
+        Err(fault)
+    }
+}
+
+impl From<KvError> for Fault {
+    fn from(error: KvError) -> Self {
+        Self::new(error)
+    }
+}

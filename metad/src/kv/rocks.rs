@@ -1,0 +1,312 @@
+//! The tables in RocksDB, one column family each.
+//!
+//! RocksDB's own log is off: the command log is the log. Flushes are atomic
+//! over all column families, so the files on disk are always the state of one
+//! applied index, which each batch carries along. Memory is bounded by one
+//! block cache (indexes and filters included) and one write buffer, whatever
+//! the number of files in the filesystem.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dfs_core::id::LogIndex;
+use dfs_disk::Disk;
+use dfs_disk::real::RealDisk;
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+};
+
+use super::{APPLIED_KEY, Batch, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
+
+/// Bounds of a [`RocksKv`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RocksOptions {
+    /// Bytes of the cache of blocks, indexes and filters.
+    pub cache_bytes: usize,
+    /// Bytes of all write buffers together; at about this much they are flushed.
+    pub write_buffer_bytes: usize,
+    /// Free bytes of the filesystem below which [`Kv::check_room`] says `Full`.
+    /// RocksDB does not recover from a full disk without a restart, so it must never meet one.
+    pub reserve_bytes: u64,
+    /// How many files RocksDB keeps open.
+    pub open_files: u16,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 96 << 20, write_buffer_bytes: 32 << 20, reserve_bytes: 256 << 20, open_files: 512 }
+    }
+}
+
+/// A store in RocksDB.
+pub struct RocksKv {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: DB,
+    dir: PathBuf,
+    reserve_bytes: u64,
+    /// The index of the last flush that ended.
+    flushed: AtomicU64,
+}
+
+impl RocksKv {
+    /// Opens the store in `dir`, or makes an empty one there.
+    ///
+    /// # Errors
+    /// `Busy` when another process has it open, else what RocksDB says.
+    pub fn open(dir: &Path, options: &RocksOptions) -> Result<Self, KvError> {
+        let cache = Cache::new_lru_cache(options.cache_bytes);
+        let table_options = table_options(&cache, options);
+        let names = Table::ALL.iter().map(|t| t.name()).chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
+        let families = names.map(|name| ColumnFamilyDescriptor::new(name, table_options.clone()));
+        let db = DB::open_cf_descriptors(&db_options(options), dir, families).map_err(|e| open_error(e, dir))?;
+        let inner = Inner { db, dir: dir.to_owned(), reserve_bytes: options.reserve_bytes, flushed: AtomicU64::new(0) };
+        let kv = Self { inner: Arc::new(inner) };
+        // All that an opened store holds came from its files.
+        kv.inner.flushed.store(kv.applied()?.0, Ordering::Release);
+        Ok(kv)
+    }
+
+    /// Bytes that RocksDB holds in write buffers and in the pinned part of its cache.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn memory_bytes(&self) -> Result<u64, KvError> {
+        let mut total = 0;
+        for table in Table::ALL {
+            let bytes = self.inner.db.property_int_value_cf(self.inner.family(*table), "rocksdb.size-all-mem-tables");
+            total += bytes.map_err(error)?.unwrap_or(0);
+        }
+        // The cache is shared: each family reports the same.
+        let cache = self.inner.db.property_int_value_cf(self.inner.family(Table::Inode), "rocksdb.block-cache-usage");
+        Ok(total + cache.map_err(error)?.unwrap_or(0))
+    }
+}
+
+impl Inner {
+    fn family(&self, table: Table) -> &ColumnFamily {
+        self.db.cf_handle(table.name()).expect("every table was opened with the store")
+    }
+
+    fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Vec<u8>>, KvError> {
+        self.db.get_cf_opt(self.family(table), key, options).map_err(error)
+    }
+
+    fn visit(
+        &self,
+        table: Table,
+        from: &[u8],
+        until: Option<&[u8]>,
+        mut options: ReadOptions,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), KvError> {
+        if let Some(until) = until {
+            if until <= from {
+                return Ok(());
+            }
+            options.set_iterate_upper_bound(until);
+        }
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(table), options);
+        entries.seek(from);
+        while let Some((key, value)) = entries.item() {
+            if visitor(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(error)
+    }
+
+    fn multi_get(&self, keys: &[(Table, Vec<u8>)], options: &ReadOptions) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        let mut values = vec![None; keys.len()];
+        for table in Table::ALL {
+            let mine: Vec<usize> = (0..keys.len()).filter(|i| keys[*i].0 == *table).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let wanted = mine.iter().map(|i| keys[*i].1.as_slice());
+            let found = self.db.batched_multi_get_cf_opt(self.family(*table), wanted, false, options);
+            for (i, value) in mine.into_iter().zip(found) {
+                values[i] = value.map_err(error)?.map(|v| v.to_vec());
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Reads see what was written last.
+impl Snapshot for RocksKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.inner.get(table, key, &ReadOptions::default())
+    }
+
+    fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.inner.visit(table, from, until, ReadOptions::default(), visitor)
+    }
+
+    fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        self.inner.multi_get(keys, &ReadOptions::default())
+    }
+}
+
+impl Kv for RocksKv {
+    fn write(&self, batch: Batch, applied: LogIndex) -> Result<(), KvError> {
+        let mut out = WriteBatch::default();
+        for (table, key, value) in batch.changes() {
+            match value {
+                Some(value) => out.put_cf(self.inner.family(*table), key, value),
+                None => out.delete_cf(self.inner.family(*table), key),
+            }
+        }
+        out.put_cf(self.inner.family(Table::Meta), APPLIED_KEY, encode_applied(applied));
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.inner.db.write_opt(out, &options).map_err(error)
+    }
+
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        Arc::new(RocksSnapshot::new(&self.inner))
+    }
+
+    fn flush(&self) -> Result<LogIndex, KvError> {
+        let durable = self.applied()?;
+        let families: Vec<&ColumnFamily> = Table::ALL.iter().map(|t| self.inner.family(*t)).collect();
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.inner.db.flush_cfs_opt(&families.iter().collect::<Vec<_>>(), &options).map_err(error)?;
+        self.inner.flushed.fetch_max(durable.0, Ordering::AcqRel);
+        Ok(self.flushed_applied())
+    }
+
+    fn flushed_applied(&self) -> LogIndex {
+        LogIndex(self.inner.flushed.load(Ordering::Acquire))
+    }
+
+    fn check_room(&self) -> Result<(), KvError> {
+        let space = RealDisk.space(&self.inner.dir).map_err(|e| KvError::Io(e.to_string()))?;
+        if space.free >= self.inner.reserve_bytes {
+            return Ok(());
+        }
+        Err(KvError::Full(format!(
+            "{} has {} MiB free and needs {} MiB",
+            self.inner.dir.display(),
+            space.free >> 20,
+            self.inner.reserve_bytes >> 20
+        )))
+    }
+}
+
+impl fmt::Debug for RocksKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RocksKv").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+/// A state of the store that holds the store open.
+struct RocksSnapshot {
+    /// Points into `store`; declared first, so that it is dropped first.
+    at: SnapshotWithThreadMode<'static, DB>,
+    store: Arc<Inner>,
+}
+
+impl RocksSnapshot {
+    #[allow(unsafe_code)]
+    fn new(store: &Arc<Inner>) -> Self {
+        let store = Arc::clone(store);
+        // SAFETY: the database lies in the Arc's allocation, which does not move and which
+        // `store` keeps until after `at` is dropped (fields are dropped in the order of their
+        // declaration). The 'static reference stays in this struct: no method hands it out.
+        let db: &'static DB = unsafe { &*std::ptr::from_ref(&store.db) };
+        Self { at: db.snapshot(), store }
+    }
+
+    fn options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.at);
+        options
+    }
+}
+
+impl Snapshot for RocksSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.store.get(table, key, &self.options())
+    }
+
+    fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.store.visit(table, from, until, self.options(), visitor)
+    }
+
+    fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        self.store.multi_get(keys, &self.options())
+    }
+}
+
+fn db_options(options: &RocksOptions) -> Options {
+    let mut db = Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_paranoid_checks(true);
+    db.set_atomic_flush(true);
+    db.set_db_write_buffer_size(options.write_buffer_bytes);
+    db.set_max_open_files(i32::from(options.open_files));
+    db.set_max_background_jobs(2);
+    db.set_bytes_per_sync(1 << 20);
+    db.set_max_manifest_file_size(16 << 20);
+    db.set_log_level(LogLevel::Warn);
+    db.set_keep_log_file_num(4);
+    db.set_max_log_file_size(4 << 20);
+    db.set_stats_dump_period_sec(0);
+    db
+}
+
+fn table_options(cache: &Cache, options: &RocksOptions) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // Indexes and filters in parts: with many files they do not fit into the cache as wholes.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_block_size(8 << 10);
+    blocks.set_format_version(6);
+    let mut table = Options::default();
+    table.set_block_based_table_factory(&blocks);
+    table.set_compression_type(DBCompressionType::Lz4);
+    table.set_write_buffer_size(options.write_buffer_bytes);
+    table.set_max_write_buffer_number(4);
+    // Most tables are nearly empty; by default each would take a mebibyte of the buffer at its first key.
+    table.set_arena_block_size(64 << 10);
+    table.set_level_compaction_dynamic_level_bytes(true);
+    table
+}
+
+fn open_error(e: rocksdb::Error, dir: &Path) -> KvError {
+    let text = e.to_string();
+    if text.contains("lock") && text.contains("LOCK") {
+        return KvError::Busy(format!("{} ({text})", dir.display()));
+    }
+    if text.contains("Column families not opened") {
+        return KvError::Other(format!("{} was written by a newer version of this program ({text})", dir.display()));
+    }
+    error(e)
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn error(e: rocksdb::Error) -> KvError {
+    let text = e.to_string();
+    match e.kind() {
+        rocksdb::ErrorKind::Corruption => KvError::Corrupt(text),
+        rocksdb::ErrorKind::IOError if text.contains("No space left on device") => KvError::Full(text),
+        rocksdb::ErrorKind::IOError => KvError::Io(text),
+        _ => KvError::Other(text),
+    }
+}

@@ -1,0 +1,17 @@
+//! The metadata daemon: one writer over a synced log, its tables on RocksDB, and the services that use them.
+//!
+//! `engine` owns the state; `machine` decides, purely, what a command does;
+//! `service` translates gRPC; `live` knows who was heard; `background` turns
+//! the passing of time into commands.
+
+pub mod background;
+pub mod config;
+pub mod engine;
+pub mod kv;
+pub mod live;
+pub mod log;
+pub mod machine;
+pub mod metrics;
+pub mod run;
+pub mod schema;
+pub mod service;

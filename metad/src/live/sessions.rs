@@ -1,0 +1,142 @@
+//! Who is connected, when each session was last heard, and what each is to be asked.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_core::id::{Ino, SessionId};
+
+/// Inodes that one session is asked about at a time.
+const ASK_AT_ONCE: usize = 1024;
+
+#[derive(Debug)]
+struct Live {
+    client: String,
+    heard: Instant,
+    /// Number of the stream that serves it; a later one takes over.
+    stream: u64,
+    ask: Vec<Ino>,
+}
+
+/// All sessions; one lock, held for moments.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    all: Mutex<(HashMap<SessionId, Live>, u64)>,
+}
+
+/// A session as people see it.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Its number.
+    pub id: SessionId,
+    /// What it said of itself.
+    pub client: String,
+    /// Since it was last heard.
+    pub silence: Duration,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, (HashMap<SessionId, Live>, u64)> {
+        // A panic elsewhere leaves nothing half done in here.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session exists, heard at `now`; also at start, for those in the tables.
+    pub fn add(&self, id: SessionId, client: String, now: Instant) {
+        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: Vec::new() });
+    }
+
+    /// A stream begins to serve it; earlier streams of the session are told to end. `None`: no such session.
+    pub fn attach(&self, id: SessionId, now: Instant) -> Option<u64> {
+        let mut all = self.lock();
+        all.1 += 1;
+        let number = all.1;
+        let live = all.0.get_mut(&id)?;
+        (live.stream, live.heard) = (number, now);
+        Some(number)
+    }
+
+    /// It was heard on this stream. False: the session ended, or another stream serves it now.
+    pub fn heard(&self, id: SessionId, stream: u64, now: Instant) -> bool {
+        match self.lock().0.get_mut(&id) {
+            Some(live) if live.stream == stream => {
+                live.heard = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// It has ended.
+    pub fn remove(&self, id: SessionId) {
+        self.lock().0.remove(&id);
+    }
+
+    /// Those silent for at least this long.
+    pub fn silent(&self, now: Instant, at_least: Duration) -> Vec<SessionId> {
+        let old = |l: &Live| now.saturating_duration_since(l.heard) >= at_least;
+        self.lock().0.iter().filter(|(_, l)| old(l)).map(|(id, _)| *id).collect()
+    }
+
+    /// The session is to be asked whether it holds this inode open.
+    pub fn ask(&self, id: SessionId, ino: Ino) {
+        if let Some(live) = self.lock().0.get_mut(&id)
+            && live.ask.len() < ASK_AT_ONCE
+            && !live.ask.contains(&ino)
+        {
+            live.ask.push(ino);
+        }
+    }
+
+    /// Takes what it is to be asked.
+    pub fn take_questions(&self, id: SessionId) -> Vec<Ino> {
+        self.lock().0.get_mut(&id).map(|l| std::mem::take(&mut l.ask)).unwrap_or_default()
+    }
+
+    /// All, by number.
+    pub fn view(&self, now: Instant) -> Vec<SessionView> {
+        let mut all: Vec<_> = self
+            .lock()
+            .0
+            .iter()
+            .map(|(id, l)| SessionView {
+                id: *id,
+                client: l.client.clone(),
+                silence: now.saturating_duration_since(l.heard),
+            })
+            .collect();
+        all.sort_by_key(|s| s.id);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_stream_takes_over() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        assert_eq!(sessions.attach(SessionId(1), now), None);
+        sessions.add(SessionId(1), "c".into(), now);
+        let first = sessions.attach(SessionId(1), now).unwrap();
+        assert!(sessions.heard(SessionId(1), first, now));
+        let second = sessions.attach(SessionId(1), now).unwrap();
+        assert!(!sessions.heard(SessionId(1), first, now));
+        assert!(sessions.heard(SessionId(1), second, now + Duration::from_secs(3)));
+        assert!(sessions.silent(now + Duration::from_secs(5), Duration::from_secs(3)).is_empty());
+        assert_eq!(sessions.silent(now + Duration::from_secs(6), Duration::from_secs(3)), [SessionId(1)]);
+    }
+
+    #[test]
+    fn questions_are_asked_once_and_bounded() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        sessions.add(SessionId(1), "c".into(), now);
+        for n in 0..ASK_AT_ONCE as u64 + 10 {
+            sessions.ask(SessionId(1), Ino(n));
+            sessions.ask(SessionId(1), Ino(n));
+        }
+        assert_eq!(sessions.take_questions(SessionId(1)).len(), ASK_AT_ONCE);
+        assert!(sessions.take_questions(SessionId(1)).is_empty());
+    }
+}

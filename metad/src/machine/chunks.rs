@@ -1,0 +1,168 @@
+//! The book of references to chunks.
+//!
+//! Ops only say which extent rows came and went; here that is summed up over
+//! the whole entry and written once. A chunk row has exactly as many references
+//! as there are extent rows that name it, and a reap row exactly when that is 0.
+
+use std::collections::BTreeMap;
+
+use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::extent::Extent;
+use dfs_core::id::{Ino, SlotId};
+use dfs_core::limits::{CHUNK_BYTES, CONDEMN_AFTER};
+
+use crate::kv::Table;
+use crate::machine::txn::{Res, Txn};
+use crate::schema::chunk::{ChunkRow, nothing};
+use crate::schema::extent::CleanRow;
+use crate::schema::keys::{self, Counter, Reap};
+use crate::schema::{Fault, corrupt};
+
+/// A cut is left alone for this long before it is cleaned.
+const CLEAN_AFTER_MILLIS: u64 = 30_000;
+
+pub(super) type ChunkKey = (SlotId, ChunkId);
+
+/// A row as it was before the entry; `new` if it is not in the table yet.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    row: ChunkRow,
+    new: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Delta {
+    refs: i64,
+    live: i64,
+    /// A cut that lost bytes of it.
+    lost_by: Option<(Ino, u64)>,
+}
+
+/// What an entry does to references.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    held: BTreeMap<ChunkKey, Held>,
+    settled: BTreeMap<ChunkKey, Delta>,
+    group: BTreeMap<ChunkKey, Delta>,
+}
+
+impl Book {
+    /// An extent row was put.
+    pub(super) fn add(&mut self, e: &Extent) {
+        let delta = self.group.entry((e.chunk.slot, e.chunk.id)).or_default();
+        delta.refs += 1;
+        delta.live += e.range.len().cast_signed();
+    }
+
+    /// An extent row was taken away.
+    pub(super) fn remove(&mut self, e: &Extent) {
+        let delta = self.group.entry((e.chunk.slot, e.chunk.id)).or_default();
+        delta.refs -= 1;
+        delta.live -= e.range.len().cast_signed();
+    }
+
+    /// A cut of a file has fewer bytes of a chunk: it may want cleaning.
+    pub(super) fn lost(&mut self, ino: Ino, e: &Extent) {
+        let delta = self.group.entry((e.chunk.slot, e.chunk.id)).or_default();
+        delta.lost_by = Some((ino, e.range.start / CHUNK_BYTES));
+    }
+
+    pub(super) fn accept_group(&mut self) {
+        for (key, delta) in std::mem::take(&mut self.group) {
+            let sum = self.settled.entry(key).or_default();
+            sum.refs += delta.refs;
+            sum.live += delta.live;
+            sum.lost_by = delta.lost_by.or(sum.lost_by);
+        }
+    }
+
+    pub(super) fn refuse_group(&mut self) {
+        self.group.clear();
+    }
+}
+
+impl Txn<'_, '_> {
+    /// The row of a chunk as it was before this entry, or as it entered by it.
+    pub(super) fn chunk_row(&mut self, slot: SlotId, id: ChunkId) -> Result<Option<ChunkRow>, Fault> {
+        if let Some(held) = self.book.held.get(&(slot, id)) {
+            return Ok(Some(held.row));
+        }
+        let row = self.get::<ChunkRow>(&keys::chunk(slot, id))?;
+        if let Some(row) = row {
+            self.book.held.insert((slot, id), Held { row, new: false });
+        }
+        Ok(row)
+    }
+
+    /// Enters a chunk that has no row. Without references at the end it will be freed.
+    pub(super) fn enter_chunk(&mut self, chunk: &ChunkRef) {
+        let row = ChunkRow { len: chunk.len, refs: 0, live: 0, reap_due: None };
+        self.book.held.insert((chunk.slot, chunk.id), Held { row, new: true });
+        self.book.settled.entry((chunk.slot, chunk.id)).or_default();
+    }
+
+    /// Writes the chunk rows, their reap rows and the clean rows.
+    pub(super) fn flush_chunks(&mut self) -> Res<()> {
+        for (key, delta) in std::mem::take(&mut self.book.settled) {
+            self.settle(key, delta)?;
+        }
+        self.book.held.clear();
+        Ok(())
+    }
+
+    fn settle(&mut self, (slot, id): ChunkKey, delta: Delta) -> Res<()> {
+        let key = keys::chunk(slot, id);
+        let wrong = |what: &str| corrupt(Table::Chunk, &key, what);
+        self.chunk_row(slot, id)?;
+        let held = *self.book.held.get(&(slot, id)).ok_or_else(|| wrong("an extent names it but it has no row"))?;
+        let mut row = held.row;
+        let refs = row.refs.checked_add_signed(delta.refs);
+        row.refs = refs.ok_or_else(|| wrong("it would have less than no references"))?;
+        let live = row.live.checked_add_signed(delta.live);
+        row.live = live.ok_or_else(|| wrong("it would have less than no live bytes"))?;
+        match (row.refs, row.reap_due) {
+            (0, None) => {
+                let after = u64::try_from(CONDEMN_AFTER.as_millis()).unwrap_or(u64::MAX);
+                let due = self.now_millis().saturating_add(after);
+                self.put_reap(due, Reap::Chunk(slot, id));
+                row.reap_due = Some(due);
+            }
+            (1.., Some(due)) => {
+                self.delete_reap(due, Reap::Chunk(slot, id));
+                row.reap_due = None;
+            }
+            _ => {}
+        }
+        if held.new {
+            self.count(Counter::Chunks, 1);
+            self.count(Counter::ChunkBytes, i64::from(row.len));
+        }
+        if held.new || row != held.row {
+            self.put(key, &row);
+        }
+        if let Some((ino, cut)) = delta.lost_by
+            && row.refs > 0
+            && u64::from(row.len) > row.live.saturating_mul(2)
+        {
+            self.want_cleaning(ino, cut)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a cut wants cleaning, unless that is noted already.
+    pub(super) fn want_cleaning(&mut self, ino: Ino, cut: u64) -> Res<()> {
+        let key = keys::clean(ino, cut);
+        if self.get::<CleanRow>(&key)?.is_none() {
+            let due = self.now_millis().saturating_add(CLEAN_AFTER_MILLIS);
+            self.put(key, &CleanRow { due });
+            self.kv.put(Table::Clean, keys::clean_due(due, ino, cut), nothing());
+        }
+        Ok(())
+    }
+
+    /// Removes a clean row with its index.
+    pub(super) fn drop_clean(&mut self, ino: Ino, cut: u64, due: u64) {
+        self.kv.delete(Table::Clean, keys::clean(ino, cut));
+        self.kv.delete(Table::Clean, keys::clean_due(due, ino, cut));
+    }
+}

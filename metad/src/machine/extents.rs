@@ -1,0 +1,141 @@
+//! Extent rows of one file: finding, punching, putting, truncating.
+//!
+//! Each step keeps the inode's `stored` and `extents` and the book of chunk
+//! references exact, and takes what it touches from the group's budget.
+
+use std::ops::ControlFlow;
+
+use dfs_core::extent::Extent;
+use dfs_core::id::Ino;
+use dfs_core::limits::{CHUNK_BYTES, GROUP_EXTENTS};
+use dfs_core::range::ByteRange;
+
+use crate::kv::{Snapshot, Table, prefix_end};
+use crate::machine::txn::{Res, Txn};
+use crate::schema::extent::{self, ExtentRow};
+use crate::schema::inode::InodeRow;
+use crate::schema::{Fault, keys};
+
+/// The first `limit` extents of a file that overlap `range`, whole.
+pub(super) fn overlapping(snap: &dyn Snapshot, ino: Ino, range: ByteRange, limit: usize) -> Result<Vec<Extent>, Fault> {
+    let mut found = Vec::new();
+    let mut fault = None;
+    let from = keys::extent(ino, range.start.saturating_add(1));
+    let until = prefix_end(&keys::inode(ino));
+    snap.scan_until(Table::Extent, &from, until.as_deref(), limit, &mut |key, value| {
+        match extent::parse(key, value) {
+            Ok((_, e)) if e.range.start < range.end => found.push(e),
+            Ok(_) => return ControlFlow::Break(()),
+            Err(f) => {
+                fault = Some(f);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    fault.map_or(Ok(found), Err)
+}
+
+impl Txn<'_, '_> {
+    /// Puts an extent where nothing is.
+    pub(super) fn put_extent(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) {
+        self.put(keys::extent(ino, e.range.end), &ExtentRow::from(e));
+        self.book.add(e);
+        row.extents += 1;
+        row.stored += e.range.len();
+    }
+
+    /// Takes an extent row away.
+    pub(super) fn drop_extent(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) -> Res<()> {
+        self.kv.delete(Table::Extent, keys::extent(ino, e.range.end));
+        self.book.remove(e);
+        let wrong = || crate::schema::corrupt(Table::Inode, &keys::inode(ino), "it counts fewer extents than it has");
+        row.extents = row.extents.checked_sub(1).ok_or_else(wrong)?;
+        row.stored = row.stored.checked_sub(e.range.len()).ok_or_else(wrong)?;
+        Ok(())
+    }
+
+    /// Makes `range` a hole. `TooManyExtents` when that is more than the group may touch.
+    pub(super) fn punch(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange) -> Res<()> {
+        // No extent reaches beyond the size: an append finds nothing without looking.
+        if row.extents == 0 || range.start >= row.size {
+            return Ok(());
+        }
+        let hit = overlapping(self.snap(), ino, range, self.budget() + 1)?;
+        self.spend(hit.len())?;
+        for e in &hit {
+            self.drop_extent(ino, row, e)?;
+            self.book.lost(ino, e);
+            let (left, right) = e.without(range);
+            for rest in [left, right].into_iter().flatten() {
+                self.put_extent(ino, row, &rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an extent over whatever was there.
+    pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) -> Res<()> {
+        self.punch(ino, row, e.range)?;
+        self.spend(1)?;
+        self.put_extent(ino, row, e);
+        self.look_at_cut(ino, row, e)
+    }
+
+    /// Drops extents from the end until `size` or until the budget is used up. Returns the length reached.
+    pub(super) fn truncate(&mut self, ino: Ino, row: &mut InodeRow, size: u64) -> Res<u64> {
+        let Some(tail) = ByteRange::new(size, row.size) else { return Ok(size) };
+        let reached = if row.extents == 0 { size } else { self.reachable(ino, tail)? };
+        if let Some(tail) = ByteRange::new(reached, row.size) {
+            self.punch(ino, row, tail)?;
+        }
+        Ok(reached)
+    }
+
+    /// The smallest offset found from which on there are no more extents than the budget allows; at least one goes.
+    fn reachable(&self, ino: Ino, tail: ByteRange) -> Res<u64> {
+        let budget = self.budget();
+        if budget == 0 {
+            return Err(dfs_core::error::Refusal::TooManyExtents.into());
+        }
+        let many = |from| -> Res<usize> {
+            let Some(range) = ByteRange::new(from, tail.end) else { return Ok(0) };
+            Ok(overlapping(self.snap(), ino, range, budget + 1)?.len())
+        };
+        if many(tail.start)? <= budget {
+            return Ok(tail.start);
+        }
+        // There is no reverse scan: halve the range instead. `low` has too many, `high` has not.
+        let (mut low, mut high) = (tail.start, tail.end);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            let count = many(middle)?;
+            if count > budget {
+                low = middle;
+            } else {
+                high = middle;
+                if count > budget / 2 {
+                    break;
+                }
+            }
+        }
+        Ok(high)
+    }
+
+    /// A cut that is complete but in many pieces, or in very many, wants merging. Looks at the rows next to `e` only.
+    fn look_at_cut(&mut self, ino: Ino, row: &InodeRow, e: &Extent) -> Res<()> {
+        let cut = e.range.start / CHUNK_BYTES;
+        let start = cut * CHUNK_BYTES;
+        let cuts = row.size.max(e.range.end).div_ceil(CHUNK_BYTES);
+        let crowded = row.extents > cuts.saturating_mul(GROUP_EXTENTS as u64);
+        let completes = e.range.end == start + CHUNK_BYTES && e.range.start != start;
+        let in_pieces = completes && {
+            let before = self.get::<ExtentRow>(&keys::extent(ino, e.range.start))?;
+            before.is_some_and(|b| b.start > start)
+        };
+        if crowded || in_pieces {
+            self.want_cleaning(ino, cut)?;
+        }
+        Ok(())
+    }
+}

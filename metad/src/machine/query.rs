@@ -1,0 +1,149 @@
+//! Questions, answered from one state.
+
+use dfs_core::attr::FileKind;
+use dfs_core::chunk::ChunkRef;
+use dfs_core::error::Refusal;
+use dfs_core::extent::Extent;
+use dfs_core::id::Ino;
+use dfs_core::limits::{CHUNK_BYTES, DIR_ENTRIES, EXTENTS, INLINE_EXTENTS, XATTR_LIST_BYTES};
+use dfs_core::name::Name;
+use dfs_core::query::{Answer, DirEntry, NodeInfo, Query, StatFs};
+use dfs_core::range::ByteRange;
+
+use crate::kv::{Snapshot, Table};
+use crate::machine::extents::overlapping;
+use crate::machine::read;
+use crate::machine::txn::{Res, Stop};
+use crate::schema::chunk::{ByIdRow, ChunkRow};
+use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
+use crate::schema::{Fault, Record, corrupt, get, keys, next_key, page};
+
+/// Answers a question. Of `StatFs` only the number of inodes is known here: space is the stores' to tell.
+///
+/// # Errors
+/// A fault: the store failed or contradicts itself.
+pub fn query(snap: &dyn Snapshot, query: &Query) -> Result<Result<Answer, Refusal>, Fault> {
+    match answer(snap, query) {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Stop::Fault(fault)) => Err(fault),
+    }
+}
+
+fn answer(snap: &dyn Snapshot, query: &Query) -> Res<Answer> {
+    match query {
+        Query::Lookup { parent, name } => lookup(snap, *parent, name),
+        Query::GetAttr { ino } => Ok(Answer::Node(node(snap, *ino, &inode(snap, *ino)?)?)),
+        Query::ReadDir { ino, after, limit, plus } => read_dir(snap, *ino, after.as_ref(), *limit, *plus),
+        Query::Extents { ino, from, limit } => extents(snap, *ino, *from, *limit),
+        Query::ReadLink { ino } => {
+            let row = inode(snap, *ino)?;
+            if row.kind == FileKind::Symlink { Ok(Answer::Value(row.target)) } else { Err(Refusal::Invalid.into()) }
+        }
+        Query::GetXattr { ino, name } => {
+            inode(snap, *ino)?;
+            let row = get::<XattrRow>(snap, &keys::xattr(*ino, name))?.ok_or(Refusal::NoAttribute)?;
+            Ok(Answer::Value(row.value))
+        }
+        Query::ListXattr { ino } => list_xattr(snap, *ino),
+        Query::StatFs => {
+            let inodes = read::counters(snap)?.inodes;
+            Ok(Answer::StatFs(StatFs { total_bytes: 0, free_bytes: 0, inodes }))
+        }
+        Query::FindChunk { id } => {
+            let Some(known) = get::<ByIdRow>(snap, &id.0)? else { return Ok(Answer::Chunk(None)) };
+            let row = get::<ChunkRow>(snap, &keys::chunk(known.slot, *id))?;
+            let len = u32::try_from(CHUNK_BYTES).map_err(|_| Refusal::Invalid)?;
+            Ok(Answer::Chunk(row.map(|_| ChunkRef { id: *id, len, slot: known.slot })))
+        }
+    }
+}
+
+/// An inode, unless it was given up.
+fn inode(snap: &dyn Snapshot, ino: Ino) -> Res<InodeRow> {
+    let key = keys::inode(ino);
+    let row = get::<InodeRow>(snap, &key)?.ok_or(Refusal::NotFound)?;
+    if row.nlink == 0 && get::<OrphanRow>(snap, &key)?.is_none_or(|o| o.reap_due.is_some()) {
+        return Err(Refusal::NotFound.into());
+    }
+    Ok(row)
+}
+
+fn directory(snap: &dyn Snapshot, ino: Ino) -> Res<InodeRow> {
+    let row = inode(snap, ino)?;
+    if row.kind == FileKind::Directory { Ok(row) } else { Err(Refusal::NotDirectory.into()) }
+}
+
+/// Attributes, with the extents if they are few.
+fn node(snap: &dyn Snapshot, ino: Ino, row: &InodeRow) -> Result<NodeInfo, Fault> {
+    let extents = match row.extents {
+        0 => Some(Vec::new()),
+        n if n <= INLINE_EXTENTS as u64 => Some(overlapping(snap, ino, ALL, INLINE_EXTENTS)?),
+        _ => None,
+    };
+    Ok(NodeInfo { attr: row.attr(ino), extents })
+}
+
+const ALL: ByteRange = ByteRange { start: 0, end: u64::MAX };
+
+fn lookup(snap: &dyn Snapshot, parent: Ino, name: &Name) -> Res<Answer> {
+    directory(snap, parent)?;
+    let dentry = get::<DentryRow>(snap, &keys::dentry(parent, name))?.ok_or(Refusal::NotFound)?;
+    let key = keys::inode(dentry.ino);
+    let row = get::<InodeRow>(snap, &key)?;
+    let row = row.ok_or_else(|| corrupt(Table::Inode, &key, "it has a name but does not exist"))?;
+    Ok(Answer::Node(node(snap, dentry.ino, &row)?))
+}
+
+fn read_dir(snap: &dyn Snapshot, ino: Ino, after: Option<&Name>, limit: u32, plus: bool) -> Res<Answer> {
+    let attr = directory(snap, ino)?.attr(ino);
+    let limit = limit.clamp(1, DIR_ENTRIES) as usize;
+    let prefix = keys::inode(ino);
+    let from = after.map_or(prefix.to_vec(), |name| next_key(&keys::dentry(ino, name)));
+    let mut rows = page(snap, Table::Dentry, &prefix, &from, limit + 1)?;
+    let end = rows.len() <= limit;
+    rows.truncate(limit);
+    let mut entries = Vec::with_capacity(rows.len());
+    for (key, value) in &rows {
+        let (_, name) = keys::parse_dentry(key).ok_or_else(|| corrupt(Table::Dentry, key, "not a key"))?;
+        let row = DentryRow::from_value(key, value)?;
+        entries.push(DirEntry { name, ino: row.ino, kind: row.kind, node: None });
+    }
+    if plus {
+        let wanted: Vec<_> = entries.iter().map(|e| (Table::Inode, keys::inode(e.ino).to_vec())).collect();
+        let values = snap.multi_get(&wanted)?;
+        for ((entry, (_, key)), value) in entries.iter_mut().zip(&wanted).zip(values) {
+            let value = value.ok_or_else(|| corrupt(Table::Inode, key, "it has a name but does not exist"))?;
+            entry.node = Some(node(snap, entry.ino, &InodeRow::from_value(key, &value)?)?);
+        }
+    }
+    Ok(Answer::Dir { attr, entries, end })
+}
+
+fn extents(snap: &dyn Snapshot, ino: Ino, from: u64, limit: u32) -> Res<Answer> {
+    let row = inode(snap, ino)?;
+    if row.kind != FileKind::File {
+        return Err(Refusal::Invalid.into());
+    }
+    let limit = limit.clamp(1, EXTENTS) as usize;
+    let range = ByteRange { start: from, end: u64::MAX };
+    let mut extents: Vec<Extent> =
+        if row.extents == 0 || from >= row.size { Vec::new() } else { overlapping(snap, ino, range, limit + 1)? };
+    let end = extents.len() <= limit;
+    extents.truncate(limit);
+    Ok(Answer::Extents { data: row.data, extents, end })
+}
+
+fn list_xattr(snap: &dyn Snapshot, ino: Ino) -> Res<Answer> {
+    if inode(snap, ino)?.xattr_bytes == 0 {
+        return Ok(Answer::Names(Vec::new()));
+    }
+    let prefix = keys::inode(ino);
+    let mut names = Vec::new();
+    // A name takes two bytes at least, so this is more than there can be.
+    for (key, _) in page(snap, Table::Xattr, &prefix, &prefix, XATTR_LIST_BYTES)? {
+        let (_, name) = keys::parse_xattr(&key).ok_or_else(|| corrupt(Table::Xattr, &key, "not a key"))?;
+        names.push(name.to_vec());
+    }
+    Ok(Answer::Names(names))
+}

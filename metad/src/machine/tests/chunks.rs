@@ -1,0 +1,231 @@
+//! Chunks: what counts as stored, references, equal cuts, moves, condemning.
+
+use dfs_core::attr::FileKind;
+use dfs_core::chunk::ChunkRef;
+use dfs_core::cluster::NodeState;
+use dfs_core::error::Refusal;
+use dfs_core::id::{Ino, LogIndex, NodeId, OrderNo, SessionId, SlotId, StartCounter};
+use dfs_core::limits::CHUNK_BYTES;
+use dfs_core::op::{Ack, Op, Put, PutVerdict};
+use dfs_core::query::{Answer, Query};
+
+use crate::machine::command::{Command, Reply};
+use crate::machine::read;
+use crate::machine::tests::rig::{Rig, STORES, acks, chunk, chunk_in, create, extent, group, put, truncate, write};
+
+const NONE: OrderNo = OrderNo { incarnation: 0, index: LogIndex(0) };
+const FULL: u32 = CHUNK_BYTES as u32;
+
+fn file(rig: &mut Rig) -> (SessionId, Ino) {
+    let (s, a) = rig.session();
+    rig.op(s, create(a, Ino::ROOT, "f", FileKind::File)).unwrap();
+    (s, a)
+}
+
+fn verdict(rig: &mut Rig, s: SessionId, chunk: ChunkRef, acks: Vec<Ack>) -> PutVerdict {
+    rig.commit(s, vec![Put { chunk, acks }], vec![]).puts[0]
+}
+
+fn refs(rig: &Rig, c: ChunkRef) -> Option<(u64, u64)> {
+    read::chunk(&rig.kv, c.slot, c.id).unwrap().map(|i| (i.refs, i.live))
+}
+
+#[test]
+fn verdicts_count_members_with_fresh_answers() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let c = chunk(1, 10);
+    let some = |n: usize| acks(1, NONE)[..n].to_vec();
+    assert_eq!(verdict(&mut rig, s, chunk_in(9, 1, 10), some(3)), PutVerdict::NoSlot);
+    assert_eq!(verdict(&mut rig, s, c, some(1)), PutVerdict::TooFewCopies);
+    let twice = vec![some(1)[0]; 3];
+    assert_eq!(verdict(&mut rig, s, c, twice), PutVerdict::TooFewCopies);
+    let stranger = Ack { store: dfs_core::id::StoreId(77), ..some(1)[0] };
+    assert_eq!(verdict(&mut rig, s, c, vec![some(1)[0], stranger]), PutVerdict::TooFewCopies);
+    assert_eq!(verdict(&mut rig, s, c, acks(2, NONE)), PutVerdict::AskAgain);
+    assert_eq!(refs(&rig, c), None);
+    let bad = Put { chunk: c, acks: some(1) };
+    let op = write(a, vec![extent(0, 10, c, 0)]);
+    assert_eq!(rig.commit(s, vec![bad], vec![group(1, vec![op.clone()])]).groups[0], Err(Refusal::Chunk));
+    assert_eq!(rig.op(s, op), Err(Refusal::Chunk));
+
+    // Two of three: the third gets a missed row, which a later answer or a pull takes away.
+    assert_eq!(verdict(&mut rig, s, c, some(2)), PutVerdict::Accepted(c));
+    assert_eq!(refs(&rig, c), Some((0, 0)));
+    assert_eq!(read::missed(&rig.kv, STORES[2], None, 10).unwrap(), [c]);
+    assert_eq!(read::missed_count(&rig.kv, STORES[2]).unwrap(), 1);
+    assert_eq!(verdict(&mut rig, s, c, some(3)), PutVerdict::Accepted(c));
+    assert_eq!(read::missed_count(&rig.kv, STORES[2]).unwrap(), 0);
+    // What has a row is stored: it can be named without any answer.
+    assert_eq!(verdict(&mut rig, s, c, vec![]), PutVerdict::Accepted(c));
+    rig.op(s, write(a, vec![extent(0, 10, c, 0)])).unwrap();
+    let wrong_len = write(a, vec![extent(0, 9, ChunkRef { len: 9, ..c }, 0)]);
+    assert_eq!(rig.op(s, wrong_len), Err(Refusal::Chunk));
+}
+
+#[test]
+fn missed_rows_come_and_go() {
+    let mut rig = Rig::new();
+    let (s, _) = file(&mut rig);
+    let c = chunk(1, 10);
+    rig.commit(s, vec![put(c)], vec![]);
+    let chunks = vec![(c.slot, c.id), (c.slot, c.id), (SlotId(3), c.id)];
+    rig.ok(Command::AddMissed { store: STORES[0], chunks });
+    assert_eq!(read::missed(&rig.kv, STORES[0], None, 10).unwrap(), [c]);
+    assert_eq!(read::missed(&rig.kv, STORES[0], Some((c.slot, c.id)), 10).unwrap(), []);
+    let done = |start| Command::MissedDone {
+        store: STORES[0],
+        start: StartCounter(start),
+        chunks: vec![(c.slot, c.id, NONE)],
+    };
+    rig.ok(done(2));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
+    rig.ok(done(1));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 0);
+    // With two members lacking it, the one copy is not enough for a put without answers.
+    for store in &STORES[..2] {
+        rig.ok(Command::AddMissed { store: *store, chunks: vec![(c.slot, c.id)] });
+    }
+    assert_eq!(verdict(&mut rig, s, c, vec![]), PutVerdict::TooFewCopies);
+}
+
+#[test]
+fn references_follow_the_extents() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let (c, d) = (chunk(1, 100), chunk(2, 100));
+    let ops = vec![write(a, vec![extent(0, 100, c, 0)]), write(a, vec![extent(40, 20, d, 5)])];
+    rig.commit(s, vec![put(c), put(d)], vec![group(1, ops)]).groups[0].as_ref().unwrap();
+    assert_eq!((refs(&rig, c), refs(&rig, d)), (Some((2, 80)), Some((1, 20))));
+    rig.op(s, truncate(a, 50)).unwrap();
+    assert_eq!((refs(&rig, c), refs(&rig, d)), (Some((1, 40)), Some((1, 10))));
+    assert_eq!(rig.extents(a), [extent(0, 40, c, 0), extent(40, 10, d, 5)]);
+    // A cut that uses less than half of a chunk wants cleaning.
+    let due = read::clean_due(&rig.kv, u64::MAX, 10).unwrap();
+    assert_eq!(due.iter().map(|d| (d.1, d.2)).collect::<Vec<_>>(), [(a, 0)]);
+    rig.op(s, truncate(a, 0)).unwrap();
+    assert_eq!((refs(&rig, c), refs(&rig, d)), (Some((0, 0)), Some((0, 0))));
+    assert_eq!(read::reap_due(&rig.kv, u64::MAX, 10).unwrap().len(), 2);
+    // Named again before anybody condemned it.
+    rig.op(s, write(a, vec![extent(0, 100, c, 0)])).unwrap();
+    assert_eq!(read::reap_due(&rig.kv, u64::MAX, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn moves_take_effect_only_where_nothing_changed() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let (c, d, e) = (chunk(1, 100), chunk(2, 100), chunk(3, 100));
+    let ops = vec![write(a, vec![extent(0, 100, c, 0)]), write(a, vec![extent(40, 20, d, 0)])];
+    rig.commit(s, vec![put(c), put(d)], vec![group(1, ops)]).groups[0].as_ref().unwrap();
+    let before = rig.attr(a);
+    let op = Op::Move { ino: a, pieces: vec![(extent(0, 100, c, 0), extent(0, 100, e, 0))] };
+    rig.commit(s, vec![put(e)], vec![group(99, vec![op])]).groups[0].as_ref().unwrap();
+    assert_eq!(rig.extents(a), [extent(0, 40, e, 0), extent(40, 20, d, 0), extent(60, 40, e, 60)]);
+    assert_eq!(rig.attr(a), before);
+    assert_eq!((refs(&rig, c), refs(&rig, e)), (Some((0, 0)), Some((2, 80))));
+    let skew = Op::Move { ino: a, pieces: vec![(extent(0, 10, e, 1), extent(0, 10, c, 0))] };
+    rig.op(s, skew).unwrap();
+    assert_eq!(refs(&rig, c), Some((0, 0)));
+}
+
+#[test]
+fn equal_full_cuts_are_stored_once() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let (c, d) = (chunk_in(0, 1, FULL), chunk_in(1, 1, FULL));
+    let bytes = |n: u64, c| write(a, vec![extent(n * CHUNK_BYTES, CHUNK_BYTES, c, 0)]);
+    let reply = rig.commit(s, vec![put(c)], vec![group(1, vec![bytes(0, c)])]);
+    assert_eq!(reply.puts, [PutVerdict::Accepted(c)]);
+    assert_eq!(rig.ask(&Query::FindChunk { id: c.id }), Ok(Answer::Chunk(Some(c))));
+    let reply = rig.commit(s, vec![put(d)], vec![group(1, vec![bytes(1, d)])]);
+    assert_eq!(reply.puts, [PutVerdict::Accepted(c)]);
+    assert_eq!((refs(&rig, c), refs(&rig, d)), (Some((2, 2 * CHUNK_BYTES)), Some((0, 0))));
+    assert_eq!(rig.extents(a)[1].chunk, c);
+    // With two of its three members lacking it the known one is no good: the new one stands.
+    for store in &STORES[..2] {
+        rig.ok(Command::AddMissed { store: *store, chunks: vec![(c.slot, c.id)] });
+    }
+    let reply = rig.commit(s, vec![put(d)], vec![group(1, vec![bytes(2, d)])]);
+    assert_eq!(reply.puts, [PutVerdict::Accepted(d)]);
+    assert_eq!(rig.ask(&Query::FindChunk { id: c.id }), Ok(Answer::Chunk(Some(d))));
+    // The one pointed to is condemned: nothing points there any more.
+    rig.op(s, truncate(a, 0)).unwrap();
+    rig.ok(Command::Condemn { chunks: vec![(d.slot, d.id)] });
+    assert_eq!(rig.ask(&Query::FindChunk { id: c.id }), Ok(Answer::Chunk(None)));
+}
+
+#[test]
+fn a_known_cut_on_nodes_that_are_away_is_not_used() {
+    let mut rig = Rig::new();
+    let (s, _) = file(&mut rig);
+    let (c, d) = (chunk_in(0, 1, FULL), chunk_in(1, 1, FULL));
+    rig.commit(s, vec![put(c)], vec![]);
+    for store in &STORES[..2] {
+        rig.ok(Command::SetNodeState { node: NodeId(store.0), state: NodeState::Down });
+    }
+    assert_eq!(rig.commit(s, vec![put(d)], vec![]).puts, [PutVerdict::Accepted(d)]);
+}
+
+#[test]
+fn condemned_chunks_leave_tombstones_and_a_floor() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let (c, d) = (chunk(1, 10), chunk(2, 10));
+    let op = write(a, vec![extent(0, 10, d, 0)]);
+    rig.commit(s, vec![put(c), put(d)], vec![group(1, vec![op])]);
+    let chunks = vec![(c.slot, c.id), (d.slot, d.id), (c.slot, c.id), (SlotId(3), c.id)];
+    let Reply::Condemned { order, orders } = rig.ok(Command::Condemn { chunks }) else { panic!() };
+    let members: Vec<_> = rig.machine.map().slots[&c.slot].members.iter().map(|m| m.store).collect();
+    assert_eq!(order, OrderNo { incarnation: 1, index: LogIndex(rig.index) });
+    assert_eq!(orders, [(c, members.clone())]);
+    assert_eq!((refs(&rig, c), refs(&rig, d)), (None, Some((1, 10))));
+    let graves = read::tombstones(&rig.kv, None, 10).unwrap();
+    assert_eq!(graves, [read::Tombstone { order, chunk: c, stores: members }]);
+    assert_eq!(read::tombstones(&rig.kv, Some((order, c.slot, c.id)), 10).unwrap(), []);
+    assert_eq!(read::tombstones_above(&rig.kv, NONE, 10).unwrap(), graves);
+    assert_eq!(read::tombstones_above(&rig.kv, order, 10).unwrap(), []);
+
+    assert_eq!(verdict(&mut rig, s, c, acks(1, NONE)), PutVerdict::AskAgain);
+    assert_eq!(verdict(&mut rig, s, chunk(3, 10), acks(1, NONE)), PutVerdict::Accepted(chunk(3, 10)));
+    assert_eq!(verdict(&mut rig, s, c, acks(1, order)), PutVerdict::Accepted(c));
+    // Condemned once more before the first grave was levelled: one tombstone, the newer.
+    rig.ok(Command::Condemn { chunks: vec![(c.slot, c.id)] });
+    let graves = read::tombstones(&rig.kv, None, 10).unwrap();
+    assert_eq!(graves.len(), 1);
+    assert!(graves[0].order > order);
+    rig.ok(Command::DropTombstones { up_to: order, limit: 10 });
+    assert_eq!(read::tombstones(&rig.kv, None, 10).unwrap(), graves);
+    rig.ok(Command::DropTombstones { up_to: graves[0].order, limit: 10 });
+    assert_eq!(read::orders(&rig.kv).unwrap().floor, graves[0].order);
+    assert_eq!(verdict(&mut rig, s, chunk(4, 10), acks(1, order)), PutVerdict::AskAgain);
+    assert_eq!(rig.ok(Command::Trust { above: 6 }), Reply::Incarnation(7));
+}
+
+#[test]
+fn a_store_that_went_back_in_time_is_full_nowhere() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.register(STORES[0], 5), []);
+    assert!(rig.machine.map().slots[&SlotId(0)].members.iter().all(|m| m.full));
+    let epoch = rig.machine.map().epoch;
+    assert_eq!(rig.register(STORES[0], 5), []);
+    assert_eq!(rig.machine.map().epoch, epoch);
+    assert_eq!(rig.register(STORES[0], 4), [STORES[0]]);
+    for slot in rig.machine.map().slots.values() {
+        assert_eq!(slot.members.iter().filter(|m| !m.full).map(|m| m.store).collect::<Vec<_>>(), [STORES[0]]);
+    }
+    assert_eq!(rig.register(dfs_core::id::StoreId(44), 1), [dfs_core::id::StoreId(44)]);
+}
+
+#[test]
+fn a_cut_completed_in_pieces_wants_merging() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let c = chunk(1, 1 << 20);
+    let (last, piece) = (CHUNK_BYTES - 100, 100);
+    let go = |start, len| write(a, vec![extent(start, len, c, 0)]);
+    rig.commit(s, vec![put(c)], vec![group(1, vec![go(0, piece), go(last - 50, 50)])]).groups[0].as_ref().unwrap();
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), []);
+    rig.op(s, go(last, 100)).unwrap();
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), [(1_030_000, a, 0)]);
+}

@@ -1,0 +1,10 @@
+//! What the machine does, seen through its commands; the full check runs after each.
+
+mod chunks;
+mod interleave;
+mod model;
+mod names;
+mod purity;
+mod random;
+mod rig;
+mod sessions;

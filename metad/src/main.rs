@@ -1,0 +1,39 @@
+//! `metad`: see `metad --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use metad::config::{Args, Config};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::new(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("metad: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if args.print_config {
+        return match toml::to_string(&config) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.into()),
+        };
+    }
+    let result = metad::run::init_logging(&config).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+        runtime.block_on(metad::run::run(config))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("metad: {error:#}");
+    ExitCode::FAILURE
+}

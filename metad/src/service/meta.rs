@@ -1,0 +1,171 @@
+//! The service `Meta`: sessions, questions, and what people ask.
+
+use dfs_core::chunk::ChunkId;
+use dfs_core::id::{SlotId, StoreId};
+use dfs_core::limits::LIST_CHUNKS;
+use dfs_core::query::Query;
+use dfs_proto::v1;
+use dfs_proto::v1::meta_server::Meta;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::kv::Snapshot;
+use crate::machine::{Fault, check, read};
+use crate::metrics;
+use crate::service::session::{self, ResponseStream};
+use crate::service::{Service, fault, now};
+
+/// Orphans counted for people; more are not told apart.
+const ORPHANS: usize = 10_000;
+/// Findings in one message of a check.
+const FINDINGS: usize = 100;
+
+#[tonic::async_trait]
+impl Meta for Service {
+    type SessionStream = ResponseStream;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        session::serve(self.0.clone(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ask(&self, request: Request<v1::Query>) -> Result<Response<v1::AskResponse>, Status> {
+        let query = Query::try_from(request.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        metrics::query();
+        let shared = self.0.clone();
+        let answer = blocking(move || session::answer(&shared, &query)).await?.map_err(fault)?;
+        let result = match answer {
+            Ok(answer) => v1::ask_response::Result::Answer(answer.into()),
+            Err(refusal) => v1::ask_response::Result::Refusal(refusal.into()),
+        };
+        Ok(Response::new(v1::AskResponse { result: Some(result) }))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let shared = &self.0;
+        let map = shared.map();
+        let snapshot = shared.engine.snapshot();
+        let counters = read::counters(&*snapshot).map_err(fault)?;
+        let orphans = read::orphans(&*snapshot, None, ORPHANS).map_err(fault)?.0.len();
+        let silence = |id| {
+            let known = shared.nodes.was_heard(id);
+            if known { millis(shared.nodes.silence(id, now())) } else { u64::MAX }
+        };
+        let session = |s: crate::live::sessions::SessionView| v1::SessionStatus {
+            id: s.id.0,
+            client: s.client,
+            silence_ms: millis(s.silence),
+        };
+        Ok(Response::new(v1::StatusResponse {
+            map: Some((*map).clone().into()),
+            loads: shared.loads().into_iter().map(Into::into).collect(),
+            sessions: shared.sessions.view(now()).into_iter().map(session).collect(),
+            space: Some(shared.stat_fs().map_err(fault)?.into()),
+            applied: shared.engine.applied().0,
+            chunks: counters.chunks,
+            orphans: orphans as u64,
+            tombstones: counters.tombstones,
+            node_silence_ms: map.nodes.keys().map(|id| silence(*id)).collect(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }))
+    }
+
+    type CheckStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::CheckResponse, Status>> + Send>>;
+
+    async fn check(&self, _: Request<v1::CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        let snapshot = self.0.engine.snapshot();
+        let (tx, rx) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let send = |r| drop(tx.blocking_send(r));
+            match check::check(&*snapshot) {
+                Ok(report) => {
+                    for part in report.findings.chunks(FINDINGS) {
+                        let findings = part.iter().map(words).collect();
+                        send(Ok(v1::CheckResponse { findings, ..Default::default() }));
+                    }
+                    send(Ok(v1::CheckResponse {
+                        findings: Vec::new(),
+                        done: true,
+                        inodes: report.inodes,
+                        extents: report.extents,
+                        chunks: report.chunks,
+                        missed: report.missed,
+                        more: report.wrong - report.findings.len() as u64,
+                    }));
+                }
+                Err(e) => send(Err(fault(e))),
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn slot_chunks(
+        &self,
+        request: Request<v1::SlotChunksRequest>,
+    ) -> Result<Response<v1::SlotChunksResponse>, Status> {
+        let request = request.into_inner();
+        let after = after_id(&request.after)?;
+        let limit = limit(request.limit)?;
+        let snapshot = self.0.engine.snapshot();
+        let slot = SlotId(request.slot);
+        let members: Vec<StoreId> =
+            self.0.map().slots.get(&slot).map(|s| s.members.iter().map(|m| m.store).collect()).unwrap_or_default();
+        let chunks = blocking(move || known_chunks(&*snapshot, slot, &members, after, limit)).await?.map_err(fault)?;
+        let end = chunks.len() < limit;
+        Ok(Response::new(v1::SlotChunksResponse { chunks, end }))
+    }
+}
+
+fn known_chunks(
+    snapshot: &dyn Snapshot,
+    slot: SlotId,
+    members: &[StoreId],
+    after: Option<ChunkId>,
+    limit: usize,
+) -> Result<Vec<v1::KnownChunk>, Fault> {
+    let mut known = Vec::new();
+    for info in read::chunks(snapshot, slot, after, limit)? {
+        let mut missed = Vec::new();
+        for store in members {
+            if read::is_missed(snapshot, *store, slot, info.chunk.id)? {
+                missed.push(store.to_bytes().to_vec());
+            }
+        }
+        let id = info.chunk.id.0.to_vec();
+        known.push(v1::KnownChunk { id, len: info.chunk.len, references: info.refs, missed });
+    }
+    Ok(known)
+}
+
+fn words(finding: &check::Finding) -> String {
+    format!("table {}, key {}: {}", finding.table, finding.key, finding.what)
+}
+
+fn millis(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An id to go on after; empty means from the start.
+pub(super) fn after_id(bytes: &[u8]) -> Result<Option<ChunkId>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    ChunkId::from_slice(bytes).map(Some).ok_or_else(|| Status::invalid_argument("a chunk id has 32 bytes"))
+}
+
+/// A limit for a list of chunks.
+pub(super) fn limit(limit: u32) -> Result<usize, Status> {
+    match limit {
+        1..=LIST_CHUNKS => Ok(limit as usize),
+        _ => Err(Status::invalid_argument(format!("the limit must lie between 1 and {LIST_CHUNKS}"))),
+    }
+}
+
+/// Runs what may wait for the disk where that does no harm.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(fault)
+}

@@ -1,0 +1,270 @@
+//! The service `Nodes`: what chunk daemons say and hear.
+
+use dfs_core::cluster::NodeState;
+use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::id::{Epoch, LogIndex, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
+use dfs_core::limits::{LABEL_BYTES, LIST_CHUNKS, STORES_PER_NODE};
+use dfs_proto::v1::nodes_server::Nodes;
+use dfs_proto::{PROTOCOL, v1};
+use tonic::{Request, Response, Status};
+
+use crate::background::CONDEMN;
+use crate::live::nodes::StoreSays;
+use crate::machine::command::{Command, RegisterNode, RegisterStore, Reply};
+use crate::kv::Snapshot;
+use crate::machine::{Fault, read};
+use crate::service::meta::{after_id, blocking, limit};
+use crate::service::{Service, fault, now};
+
+/// Orders looked at for one store in one heartbeat: more than one command condemns, so that at least one is whole.
+const ORDERS: usize = 4 * CONDEMN;
+
+#[tonic::async_trait]
+impl Nodes for Service {
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let request = request.into_inner();
+        let shared = &self.0;
+        let ours = shared.engine.cluster();
+        if request.protocol != PROTOCOL {
+            return Err(Status::failed_precondition(format!(
+                "this metad speaks protocol version {PROTOCOL}, the node version {}; use matching versions",
+                request.protocol
+            )));
+        }
+        if !request.cluster.is_empty() && request.cluster != ours.to_bytes() {
+            return Err(Status::failed_precondition(format!(
+                "the node's stores belong to another filesystem; this one is {ours}; give it other --data directories \
+                 or another --meta"
+            )));
+        }
+        let untrusted = self.has_lost_history(&request)?;
+        let register = parse_register(&request)?;
+        let node = register.node;
+        let says: Vec<StoreSays> = request.stores.iter().filter_map(says_at_register).collect();
+        let suspect = match shared.engine.submit(Command::RegisterNode(register)).await.map_err(fault)? {
+            Ok(Reply::Registered { suspect }) => suspect,
+            Ok(other) => return Err(fault(format!("unexpected reply {other:?}"))),
+            Err(refusal) => return Err(Status::failed_precondition(refusal.to_string())),
+        };
+        shared.nodes.registered(node, now());
+        shared.nodes.heard(node, &says, now());
+        self.bring_up(node).await?;
+        tracing::info!(%node, addr = request.addr, stores = says.len(), untrusted, "node registered");
+        Ok(Response::new(v1::RegisterResponse {
+            cluster: ours.to_bytes().to_vec(),
+            map: Some((*shared.map()).clone().into()),
+            start_id: shared.engine.start_id().to_bytes().to_vec(),
+            suspect: suspect.into_iter().map(|s| s.to_bytes().to_vec()).collect(),
+            untrusted,
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let request = request.into_inner();
+        let shared = &self.0;
+        let node = NodeId::from_slice(&request.node).ok_or_else(|| bad("a node id has 16 bytes"))?;
+        let map = shared.map();
+        let unknown = || Status::not_found("this node is not registered here as it is now; register again");
+        if !map.nodes.contains_key(&node) {
+            return Err(unknown());
+        }
+        let says = request.stores.iter().map(says_in_beat).collect::<Option<Vec<_>>>().ok_or_else(|| bad("store"))?;
+        for s in &says {
+            let known = map.stores.get(&s.store).ok_or_else(unknown)?;
+            if known.node != node || known.start != s.start {
+                return Err(unknown());
+            }
+        }
+        for beat in request.stores.iter().filter(|b| !b.trouble.is_empty()) {
+            tracing::warn!(%node, trouble = beat.trouble, "a store has trouble with its disk");
+        }
+        shared.nodes.heard(node, &says, now());
+        self.bring_up(node).await?;
+
+        let map = shared.map();
+        let engine = shared.engine.clone();
+        let stores: Vec<(StoreId, OrderNo)> = says.iter().map(|s| (s.store, s.orders)).collect();
+        let (orders, missed) = blocking(move || {
+            // The last order is read before the snapshot: what the list does not have came later.
+            let last = engine.last_order();
+            let snapshot = engine.snapshot();
+            let mut orders = Vec::new();
+            let mut missed = Vec::new();
+            for (store, done) in stores {
+                orders.push(read_orders(&*snapshot, store, done, last)?);
+                if read::missed_count(&*snapshot, store)? > 0 {
+                    missed.push(store.to_bytes().to_vec());
+                }
+            }
+            Ok::<_, Fault>((orders, missed))
+        })
+        .await?
+        .map_err(fault)?;
+        Ok(Response::new(v1::HeartbeatResponse {
+            map: (map.epoch > Epoch(request.epoch)).then(|| (*map).clone().into()),
+            orders,
+            missed,
+            start_id: shared.engine.start_id().to_bytes().to_vec(),
+            index: shared.engine.applied().0,
+        }))
+    }
+
+    async fn missed(&self, request: Request<v1::MissedRequest>) -> Result<Response<v1::MissedResponse>, Status> {
+        let request = request.into_inner();
+        let store = store_id(&request.store)?;
+        let after = after_id(&request.after_id)?;
+        let limit = limit(request.limit)?;
+        let after = after.map(|id| (SlotId(request.after_slot), id));
+        let snapshot = self.0.engine.snapshot();
+        let chunks = blocking(move || read::missed(&*snapshot, store, after, limit)).await?.map_err(fault)?;
+        let end = chunks.len() < limit;
+        Ok(Response::new(v1::MissedResponse { chunks: chunks.into_iter().map(Into::into).collect(), end }))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let request = request.into_inner();
+        let store = store_id(&request.store)?;
+        if request.got.len() + request.lost.len() > LIST_CHUNKS as usize {
+            return Err(bad("too many chunks in one report"));
+        }
+        if !request.got.is_empty() {
+            let got = |g: v1::GotChunk| {
+                let chunk = ChunkRef::try_from(g.chunk?).ok()?;
+                let orders = g.orders.map(OrderNo::try_from).and_then(Result::ok).unwrap_or_default();
+                Some((chunk.slot, chunk.id, orders))
+            };
+            let chunks = request.got.into_iter().map(got).collect::<Option<Vec<_>>>().ok_or_else(|| bad("chunk"))?;
+            let command = Command::MissedDone { store, start: StartCounter(request.start), chunks };
+            self.done(command).await?;
+        }
+        if !request.lost.is_empty() {
+            let chunks: Vec<(SlotId, ChunkId)> = request
+                .lost
+                .into_iter()
+                .map(|c| ChunkRef::try_from(c).map(|c| (c.slot, c.id)).map_err(|e| bad(&e.to_string())))
+                .collect::<Result<_, _>>()?;
+            tracing::warn!(%store, chunks = chunks.len(), "a store lacks chunks that it should have");
+            self.done(Command::AddMissed { store, chunks }).await?;
+        }
+        Ok(Response::new(v1::ReportResponse {}))
+    }
+}
+
+impl Service {
+    async fn done(&self, command: Command) -> Result<(), Status> {
+        match self.0.engine.submit(command).await.map_err(fault)? {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(Status::failed_precondition(refusal.to_string())),
+        }
+    }
+
+    /// A node that was just heard is up, at once and not at the next look.
+    async fn bring_up(&self, node: NodeId) -> Result<(), Status> {
+        let state = self.0.map().nodes.get(&node).map(|n| n.state);
+        match state {
+            Some(NodeState::Joining | NodeState::Suspect | NodeState::Down) => {
+                tracing::info!(%node, "node is up");
+                self.done(Command::SetNodeState { node, state: NodeState::Up }).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the node has heard things from a metad with more history than this one has.
+    fn has_lost_history(&self, request: &v1::RegisterRequest) -> Result<bool, Status> {
+        let snapshot = self.0.engine.snapshot();
+        if request.incarnation > read::orders(&*snapshot).map_err(fault)?.incarnation {
+            return Ok(true);
+        }
+        if request.start_id.is_empty() {
+            return Ok(false);
+        }
+        let heard = StartId::from_slice(&request.start_id).ok_or_else(|| bad("a start id has 16 bytes"))?;
+        Ok(match read::known_start(&*snapshot, heard).map_err(fault)? {
+            None => true,
+            Some(start) => start.next.is_some_and(|next| next <= LogIndex(request.index)),
+        })
+    }
+}
+
+fn bad(what: &str) -> Status {
+    Status::invalid_argument(format!("malformed: {what}"))
+}
+
+fn store_id(bytes: &[u8]) -> Result<StoreId, Status> {
+    StoreId::from_slice(bytes).ok_or_else(|| bad("a store id has 16 bytes"))
+}
+
+fn parse_register(request: &v1::RegisterRequest) -> Result<RegisterNode, Status> {
+    if request.addr.len() > LABEL_BYTES || request.zone.len() > LABEL_BYTES || request.addr.is_empty() {
+        return Err(bad("address or zone"));
+    }
+    if request.stores.is_empty() || request.stores.len() > STORES_PER_NODE {
+        return Err(bad("a node has 1 to 64 stores"));
+    }
+    let store = |s: &v1::RegisterStore| {
+        let start = StartCounter(s.start);
+        Ok(RegisterStore { store: store_id(&s.store)?, capacity: s.capacity, start })
+    };
+    Ok(RegisterNode {
+        node: NodeId::from_slice(&request.node).ok_or_else(|| bad("a node id has 16 bytes"))?,
+        addr: request.addr.clone(),
+        zone: request.zone.clone(),
+        stores: request.stores.iter().map(store).collect::<Result<_, Status>>()?,
+    })
+}
+
+fn orders_of(orders: Option<&v1::OrderNo>) -> OrderNo {
+    orders.map(|o| OrderNo { incarnation: o.incarnation, index: LogIndex(o.index) }).unwrap_or_default()
+}
+
+fn says_at_register(s: &v1::RegisterStore) -> Option<StoreSays> {
+    Some(StoreSays {
+        store: StoreId::from_slice(&s.store)?,
+        start: StartCounter(s.start),
+        free: s.free,
+        total: s.capacity,
+        orders: orders_of(s.orders.as_ref()),
+    })
+}
+
+fn says_in_beat(s: &v1::StoreBeat) -> Option<StoreSays> {
+    Some(StoreSays {
+        store: StoreId::from_slice(&s.store)?,
+        start: StartCounter(s.start),
+        free: s.free,
+        total: s.total,
+        orders: orders_of(s.orders.as_ref()),
+    })
+}
+
+/// What a store that has carried out all up to `done` has still to delete, and how far that brings it.
+fn read_orders(
+    snapshot: &dyn Snapshot,
+    store: StoreId,
+    done: OrderNo,
+    last: LogIndex,
+) -> Result<v1::StoreOrders, Fault> {
+    let state = read::orders(snapshot)?;
+    let mut stones = read::tombstones_above(snapshot, done, ORDERS)?;
+    let mut complete = OrderNo { incarnation: state.incarnation, index: last }.max(done);
+    if stones.len() == ORDERS {
+        // The last number may not be here whole: up to the one before it is.
+        let cut = stones.last().map(|t| t.order).unwrap_or_default();
+        stones.retain(|t| t.order < cut);
+        complete = stones.last().map_or(done, |t| t.order);
+    }
+    let order = |t: read::Tombstone| v1::Order { number: Some(t.order.into()), chunk: Some(t.chunk.into()) };
+    Ok(v1::StoreOrders {
+        store: store.to_bytes().to_vec(),
+        orders: stones.into_iter().filter(|t| t.stores.contains(&store)).map(order).collect(),
+        complete_up_to: Some(complete.into()),
+        floor: Some(state.floor.into()),
+    })
+}

@@ -1,0 +1,302 @@
+//! One session's stream: calls in, results, map changes and questions out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_core::error::Refusal;
+use dfs_core::id::{Epoch, Ino, SessionId};
+use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, SESSIONS};
+use dfs_core::op::Commit;
+use dfs_core::query::{Answer, Query};
+use dfs_proto::{Malformed, PROTOCOL, v1};
+use futures::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::{Status, Streaming};
+
+use crate::engine::{Fault, Outcome};
+use crate::machine::command::{Command, Reply};
+use crate::metrics;
+use crate::service::{Shared, fault, now};
+
+/// Calls of one session under way at once; more are not read from its stream.
+const IN_FLIGHT: u32 = 512;
+/// Results put into one message at most.
+const MERGE: usize = 64;
+/// Calls in one message at most.
+const CALLS: usize = 1024;
+/// A stream that does not say who it is by then is closed.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+pub(super) type ResponseStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+/// What goes out. Unbounded, but never longer than the calls in flight and a pulse a second.
+enum Out {
+    Done { id: u64, outcome: Result<Result<Done, Refusal>, Fault>, _permit: OwnedSemaphorePermit },
+    Pulse(Box<v1::SessionResponse>),
+    End(Status),
+}
+
+enum Done {
+    Reply(Reply),
+    Answer(Answer),
+}
+
+/// Reads the hello, opens or resumes the session, and serves it until the stream ends.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    mut requests: Streaming<v1::SessionRequest>,
+) -> Result<ResponseStream, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, requests.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no hello"))??
+        .ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?;
+    let hello = first.hello.as_ref().ok_or_else(|| Status::invalid_argument("the first message has no hello"))?;
+    let (session, resumed) = open(&shared, hello).await?;
+    let stream = shared
+        .sessions
+        .attach(session, now())
+        .ok_or_else(|| Status::not_found("the session has ended; open a new one"))?;
+
+    let (out, results) = mpsc::unbounded_channel();
+    let map = shared.map();
+    let welcome = v1::Welcome { session: session.0, resumed, map: Some((*map).clone().into()) };
+    let loads = shared.loads().into_iter().map(Into::into).collect();
+    let greeting = v1::SessionResponse { welcome: Some(welcome), loads, ..Default::default() };
+    drop(out.send(Out::Pulse(Box::new(greeting))));
+    let serving =
+        Serving { shared, session, stream, epoch: map.epoch, out, gate: Arc::new(Semaphore::new(IN_FLIGHT as usize)) };
+    tokio::spawn(serving.run(first, requests));
+    Ok(Box::pin(responses(results)))
+}
+
+async fn open(shared: &Shared, hello: &v1::Hello) -> Result<(SessionId, bool), Status> {
+    if hello.protocol != PROTOCOL {
+        return Err(Status::failed_precondition(format!(
+            "this metad speaks protocol version {PROTOCOL}, the client version {}; use matching versions",
+            hello.protocol
+        )));
+    }
+    let ours = shared.engine.cluster();
+    if !hello.cluster.is_empty() && hello.cluster != ours.to_bytes() {
+        return Err(Status::failed_precondition(format!("this is another filesystem: its id is {ours}")));
+    }
+    if hello.session != 0 {
+        return Ok((SessionId(hello.session), true));
+    }
+    if hello.client.len() > LABEL_BYTES {
+        return Err(Status::invalid_argument("the client's description is too long"));
+    }
+    match shared.engine.submit(Command::OpenSession { client: hello.client.clone() }).await {
+        Ok(Ok(Reply::Session(id))) => {
+            shared.sessions.add(id, hello.client.clone(), now());
+            tracing::info!(session = id.0, client = hello.client, "session opened");
+            Ok((id, false))
+        }
+        Ok(Err(Refusal::OverLimit)) => {
+            Err(Status::resource_exhausted(format!("there are {SESSIONS} sessions; no more are taken")))
+        }
+        Ok(other) => Err(Status::internal(format!("unexpected answer: {other:?}"))),
+        Err(e) => Err(fault(e)),
+    }
+}
+
+/// A call, understood.
+enum Parsed {
+    Command(Command),
+    Query(Query),
+}
+
+fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
+    match call.body {
+        Some(v1::call::Body::Commit(commit)) => {
+            let commit = Commit { session, ..Commit::try_from(commit)? };
+            metrics::commit();
+            Ok(Parsed::Command(Command::Commit(commit)))
+        }
+        Some(v1::call::Body::GrantInos(count @ 1..=INO_GRANT)) => {
+            Ok(Parsed::Command(Command::GrantInos { session, count }))
+        }
+        Some(v1::call::Body::GrantInos(_)) => Err(Malformed { what: "the number of inode numbers asked for" }),
+        Some(v1::call::Body::Query(query)) => Ok(Parsed::Query(Query::try_from(query)?)),
+        None => Err(Malformed { what: "a call without a body" }),
+    }
+}
+
+struct Serving {
+    shared: Arc<Shared>,
+    session: SessionId,
+    stream: u64,
+    epoch: Epoch,
+    out: mpsc::UnboundedSender<Out>,
+    gate: Arc<Semaphore>,
+}
+
+impl Serving {
+    async fn run(mut self, first: v1::SessionRequest, mut requests: Streaming<v1::SessionRequest>) {
+        let mut map = self.shared.engine.map();
+        let mut shutdown = self.shared.shutdown.clone();
+        let mut pulse = tokio::time::interval(HEARTBEAT);
+        pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next = Some(first);
+        loop {
+            if let Some(request) = next.take()
+                && let Err(status) = self.take(request).await
+            {
+                if let Some(status) = status {
+                    drop(self.out.send(Out::End(status)));
+                }
+                return;
+            }
+            tokio::select! {
+                biased;
+                request = requests.message() => match request {
+                    Ok(Some(request)) => next = Some(request),
+                    // The client is gone; its session stays until it comes back or is silent for too long.
+                    Ok(None) | Err(_) => return,
+                },
+                _ = pulse.tick() => self.pulse(),
+                changed = map.changed() => if changed.is_ok() { self.pulse() } else { return },
+                _ = shutdown.wait_for(|s| *s) => return,
+                () = self.out.closed() => return,
+            }
+        }
+    }
+
+    /// Starts what a message asks for. An error ends the stream, with a status if the client shall know.
+    async fn take(&mut self, request: v1::SessionRequest) -> Result<(), Option<Status>> {
+        if !self.shared.sessions.heard(self.session, self.stream, now()) {
+            return Err(Some(Status::not_found("the session has ended, or another stream serves it")));
+        }
+        if request.calls.len() > CALLS || request.not_held.len() > CALLS {
+            return Err(Some(Status::invalid_argument("too many calls in one message")));
+        }
+        self.epoch = self.epoch.max(Epoch(request.epoch));
+        if !request.not_held.is_empty() {
+            let inos = request.not_held.into_iter().map(Ino).collect();
+            let command = Command::NotHeld { session: self.session, inos };
+            // Not answered: what gets lost is asked again.
+            let ignore = Box::new(|_: Outcome| ());
+            self.shared.engine.submit_with(command, ignore).await.map_err(|e| Some(fault(e)))?;
+        }
+        for call in request.calls {
+            self.call(call).await?;
+        }
+        if request.close {
+            self.close().await;
+            return Err(None);
+        }
+        Ok(())
+    }
+
+    async fn close(&self) {
+        match self.shared.engine.submit(Command::EndSession { session: self.session }).await {
+            Ok(_) => {
+                self.shared.sessions.remove(self.session);
+                tracing::info!(session = self.session.0, "session closed");
+            }
+            Err(error) => tracing::warn!(session = self.session.0, %error, "a session could not be closed"),
+        }
+    }
+
+    async fn call(&self, call: v1::Call) -> Result<(), Option<Status>> {
+        let permit = self.gate.clone().acquire_owned().await.map_err(|_| None)?;
+        let id = call.id;
+        match parse(self.session, call) {
+            Ok(Parsed::Command(command)) => self.command(id, command, permit).await,
+            Ok(Parsed::Query(query)) => {
+                metrics::query();
+                self.query(id, query, permit).await;
+                Ok(())
+            }
+            Err(malformed) => {
+                // One bad call is refused by itself; the session goes on.
+                tracing::warn!(session = self.session.0, %malformed, "a malformed call was refused");
+                let outcome = Ok(Err(Refusal::from(malformed)));
+                drop(self.out.send(Out::Done { id, outcome, _permit: permit }));
+                Ok(())
+            }
+        }
+    }
+
+    async fn command(&self, id: u64, command: Command, permit: OwnedSemaphorePermit) -> Result<(), Option<Status>> {
+        let out = self.out.clone();
+        let done = move |outcome: Outcome| {
+            let outcome = outcome.map(|r| r.map(Done::Reply));
+            // A client that went away asks again on its next stream.
+            drop(out.send(Out::Done { id, outcome, _permit: permit }));
+        };
+        self.shared.engine.submit_with(command, Box::new(done)).await.map_err(|e| Some(fault(e)))
+    }
+
+    async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
+        let (shared, out) = (self.shared.clone(), self.out.clone());
+        let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. });
+        let run = move || {
+            let outcome = answer(&shared, &query).map(|r| r.map(Done::Answer));
+            drop(out.send(Out::Done { id, outcome, _permit: permit }));
+        };
+        if heavy {
+            tokio::task::spawn_blocking(run);
+        } else {
+            run();
+        }
+    }
+
+    /// What the client should know by now, at least once a second.
+    fn pulse(&mut self) {
+        let map = self.shared.map();
+        let newer = map.epoch > self.epoch;
+        self.epoch = map.epoch;
+        let questions = self.shared.sessions.take_questions(self.session);
+        drop(self.out.send(Out::Pulse(Box::new(v1::SessionResponse {
+            map: newer.then(|| (*map).clone().into()),
+            loads: self.shared.loads().into_iter().map(Into::into).collect(),
+            held: questions.into_iter().map(|i| i.0).collect(),
+            ..Default::default()
+        }))));
+    }
+}
+
+/// Answers one question; `StatFs` needs what only nodes know.
+pub(super) fn answer(shared: &Shared, query: &Query) -> Result<Result<Answer, Refusal>, Fault> {
+    if *query == Query::StatFs {
+        return Ok(Ok(Answer::StatFs(shared.stat_fs()?)));
+    }
+    shared.engine.query(query)
+}
+
+/// Messages out of what is ready: results that queue up travel together.
+fn responses(
+    results: mpsc::UnboundedReceiver<Out>,
+) -> impl Stream<Item = Result<v1::SessionResponse, Status>> + Send + 'static {
+    let results = futures::stream::unfold(results, |mut rx| async move { Some((rx.recv().await?, rx)) });
+    results.ready_chunks(MERGE).flat_map(|ready| {
+        let mut messages: Vec<Result<v1::SessionResponse, Status>> = Vec::new();
+        let mut merged = v1::SessionResponse::default();
+        for out in ready {
+            match out {
+                Out::Done { id, outcome, .. } => merged.results.push(result(id, outcome)),
+                Out::Pulse(message) => messages.push(Ok(*message)),
+                Out::End(status) => messages.push(Err(status)),
+            }
+        }
+        if !merged.results.is_empty() {
+            messages.insert(0, Ok(merged));
+        }
+        futures::stream::iter(messages)
+    })
+}
+
+fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallResult {
+    use v1::call_result::Body;
+    let body = match outcome {
+        Ok(Ok(Done::Reply(Reply::Commit(reply)))) => Body::Commit(reply.into()),
+        Ok(Ok(Done::Reply(Reply::Inos { start, end }))) => Body::Inos(v1::InoRange { start: start.0, end: end.0 }),
+        Ok(Ok(Done::Reply(other))) => Body::Fault(format!("unexpected reply {other:?}")),
+        Ok(Ok(Done::Answer(answer))) => Body::Answer(answer.into()),
+        Ok(Err(refusal)) => Body::Refusal(refusal.into()),
+        Err(fault) => Body::Fault(fault.to_string()),
+    };
+    v1::CallResult { id, body: Some(body) }
+}
