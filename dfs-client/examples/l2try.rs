@@ -1,7 +1,4 @@
 //! temporary
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dfs_client::config::ClientConfig;
 use dfs_client::vfs::{Caller, Vfs};
@@ -9,14 +6,22 @@ use dfs_core::id::Ino;
 use dfs_core::name::Name;
 use dfs_core::op::SetAttr;
 use rand::{Rng, SeedableRng};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-fn n(s: &str) -> Name { Name::new(s.as_bytes()).unwrap() }
+fn n(s: &str) -> Name {
+    Name::new(s.as_bytes()).unwrap()
+}
 async fn wr(v: &Arc<Vfs>, fh: u64, at: u64, d: &[u8]) {
     let mut done = 0;
     while done < d.len() {
         let e = (done + (1 << 20)).min(d.len());
         let part = &d[done..e];
-        let r = match v.try_write(fh, at + done as u64, part, false) { Some(r) => r, None => v.write(fh, at + done as u64, Bytes::copy_from_slice(part), false).await };
+        let r = match v.try_write(fh, at + done as u64, part, false) {
+            Some(r) => r,
+            None => v.write(fh, at + done as u64, Bytes::copy_from_slice(part), false).await,
+        };
         done += r.unwrap() as usize;
     }
 }
@@ -24,8 +29,14 @@ async fn rd(v: &Arc<Vfs>, fh: u64, at: u64, len: usize) -> Vec<u8> {
     let mut out = Vec::new();
     while out.len() < len {
         let l = (len - out.len()).min(1 << 17) as u32;
-        let b = match v.try_read(fh, at + out.len() as u64, l) { Some(r) => r, None => v.read(fh, at + out.len() as u64, l).await }.unwrap();
-        if b.is_empty() { break; }
+        let b = match v.try_read(fh, at + out.len() as u64, l) {
+            Some(r) => r,
+            None => v.read(fh, at + out.len() as u64, l).await,
+        }
+        .unwrap();
+        if b.is_empty() {
+            break;
+        }
         out.extend_from_slice(&b);
     }
     out
@@ -64,7 +75,8 @@ async fn main() {
     let t = Instant::now();
     v.rename(who, top, &n("tmp"), top, &n("a"), 0).await.unwrap();
     println!("rename dirty {:?}", t.elapsed());
-    v.flush(o3.fh).unwrap(); v.release(o3.fh);
+    v.flush(o3.fh).unwrap();
+    v.release(o3.fh);
     let _ = e3;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let e4 = w.lookup(top, &n("a")).await.unwrap();
@@ -75,14 +87,17 @@ async fn main() {
     assert_eq!(rd(&v, o.fh, 0, 10000).await, vec![7u8; 4096], "open but replaced");
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(rd(&v, o.fh, 0, 10000).await, vec![7u8; 4096], "open but replaced, later");
-    v.release(o.fh); w.release(o2.fh); w.release(o4.fh);
+    v.release(o.fh);
+    w.release(o2.fh);
+    w.release(o4.fh);
     // small files
     let d = v.mkdir(who, top, &n("small"), 0o755).await.unwrap().attr.ino;
     let t = Instant::now();
     for i in 0..2000u32 {
         let (_, o) = v.create(who, d, &n(&format!("f{i}")), 0o644, libc::O_RDWR).await.unwrap();
         wr(&v, o.fh, 0, &vec![(i % 251) as u8; 100 + (i as usize * 7) % 6000]).await;
-        v.flush(o.fh).unwrap(); v.release(o.fh);
+        v.flush(o.fh).unwrap();
+        v.release(o.fh);
     }
     println!("2000 creates {:?}", t.elapsed());
     let t = Instant::now();
@@ -93,7 +108,9 @@ async fn main() {
     let (mut cookie, mut items) = (0, Vec::new());
     loop {
         let some = w.readdir(dh, cookie, true, 100).await.unwrap();
-        if some.is_empty() { break; }
+        if some.is_empty() {
+            break;
+        }
         cookie = some.last().unwrap().cookie_after;
         items.extend(some);
     }
@@ -122,7 +139,10 @@ async fn main() {
     assert!(rd(&w, o2.fh, 0, big.len() + 5).await == big);
     println!("read 200M {:?}", t.elapsed());
     let t = Instant::now();
-    for _ in 0..200 { let at = rng.random_range(0..big.len() - 4096); assert_eq!(rd(&w, o2.fh, at as u64, 4096).await, &big[at..at + 4096]); }
+    for _ in 0..200 {
+        let at = rng.random_range(0..big.len() - 4096);
+        assert_eq!(rd(&w, o2.fh, at as u64, 4096).await, &big[at..at + 4096]);
+    }
     println!("200 random reads {:?}", t.elapsed());
     for _ in 0..2000 {
         let at = rng.random_range(0..big.len() - 4096);
@@ -151,19 +171,32 @@ async fn main() {
         match rng.random_range(0..100) {
             0..50 => {
                 let at = if rng.random_bool(0.5) { model.len() } else { rng.random_range(0..=model.len() + 1000) };
-                let len = match rng.random_range(0..4) { 0 => 4096, 1 => rng.random_range(1..200_000), 2 => 131072, _ => rng.random_range(1..3_000_000) };
+                let len = match rng.random_range(0..4) {
+                    0 => 4096,
+                    1 => rng.random_range(1..200_000),
+                    2 => 131072,
+                    _ => rng.random_range(1..3_000_000),
+                };
                 if at + len < 80 << 20 {
-                    let mut b = vec![0; len]; rng.fill(&mut b[..]);
-                    if model.len() < at + len { model.resize(at + len, 0); }
+                    let mut b = vec![0; len];
+                    rng.fill(&mut b[..]);
+                    if model.len() < at + len {
+                        model.resize(at + len, 0);
+                    }
                     model[at..at + len].copy_from_slice(&b);
                     wr(&v, *fh, at as u64, &b).await;
                 }
             }
             50..75 => {
                 if !model.is_empty() {
-                    let at = rng.random_range(0..model.len()); let len = rng.random_range(1..1_000_000);
+                    let at = rng.random_range(0..model.len());
+                    let len = rng.random_range(1..1_000_000);
                     let got = rd(&v, *fh, at as u64, len).await;
-                    assert!(got == model[at..(at + len).min(model.len())], "file {k} ino {ino} at {at} len {len} got {}", got.len());
+                    assert!(
+                        got == model[at..(at + len).min(model.len())],
+                        "file {k} ino {ino} at {at} len {len} got {}",
+                        got.len()
+                    );
                 }
             }
             75..80 => v.fsync(*fh).await.unwrap(),
@@ -187,7 +220,9 @@ async fn main() {
                 if k2 != k {
                     let me = files.remove(&k).unwrap();
                     v.rename(who, top, &n(&format!("m{k}")), top, &n(&format!("m{k2}")), 0).await.unwrap();
-                    if let Some((_, fh, _)) = files.insert(k2, me) { v.release(fh); }
+                    if let Some((_, fh, _)) = files.insert(k2, me) {
+                        v.release(fh);
+                    }
                 }
             }
             93..96 => {
@@ -203,7 +238,9 @@ async fn main() {
     // append
     let (e, o) = v.create(who, top, &n("log"), 0o644, libc::O_WRONLY | libc::O_APPEND).await.unwrap();
     assert!(o.direct);
-    for i in 0..100u8 { wr(&v, o.fh, 0, &[i; 10]).await; }
+    for i in 0..100u8 {
+        wr(&v, o.fh, 0, &[i; 10]).await;
+    }
     assert_eq!(v.getattr(e.attr.ino).await.unwrap().attr.size, 1000);
     v.setxattr(e.attr.ino, b"user.x", b"1", 0).await.unwrap();
     assert_eq!(v.listxattr(e.attr.ino).await.unwrap(), vec![b"user.x".to_vec()]);

@@ -15,6 +15,8 @@ pub struct Mount {
     pub path: PathBuf,
     /// The process.
     pub daemon: Daemon,
+    /// It was taken away already; another may be mounted there now.
+    gone: bool,
 }
 
 /// Whether something is mounted at `path`.
@@ -46,7 +48,7 @@ impl Mount {
         }
         // The kernel knows it; now it has to answer.
         std::fs::metadata(path)?;
-        Ok(Self { path: path.into(), daemon })
+        Ok(Self { path: path.into(), daemon, gone: false })
     }
 
     /// Unmounts as a user does, and waits until the process has ended well.
@@ -58,6 +60,7 @@ impl Mount {
         if !out.status.success() {
             bail!("umount: {}", String::from_utf8_lossy(&out.stderr));
         }
+        self.gone = true;
         let status = self.daemon.wait(Duration::from_secs(60))?;
         if !status.success() {
             bail!("dfs-fuse ended with {status}:\n{}", self.daemon.output());
@@ -72,6 +75,7 @@ impl Mount {
     pub fn kill9(&mut self) -> Result<()> {
         self.daemon.kill9()?;
         detach(&self.path);
+        self.gone = true;
         Ok(())
     }
 }
@@ -87,6 +91,9 @@ fn detach(path: &Path) {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
         if matches!(self.daemon.ended(), Ok(None)) {
             // An abort of the connection frees whoever hangs in it.
             detach(&self.path);

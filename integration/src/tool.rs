@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// It does not exit with 0.
 pub fn sh(dir: &Path, script: &str) -> Result<String> {
-    let out = Command::new("bash").arg("-euo").arg("pipefail").arg("-c").arg(script).current_dir(dir).output()?;
+    let out = Command::new("bash").arg("-xeuo").arg("pipefail").arg("-c").arg(script).current_dir(dir).output()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     if !out.status.success() {
         bail!("{}: {script}\n{text}\n{}", out.status, String::from_utf8_lossy(&out.stderr));

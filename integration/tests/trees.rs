@@ -118,7 +118,7 @@ fn a_c_project_is_compiled_and_tested_on_the_mount() -> Result<()> {
         dir.join("Makefile"),
         format!("libp.a:{objects}\n\tar rcs $@ $^\n%.o: %.c p.h\n\t$(CC) -O2 -c -o $@ $<\ntest: test.c libp.a\n\t$(CC) -o $@ test.c libp.a\ncheck: test\n\t./test\n"),
     )?;
-    sh(&dir, "make -s -j4 check && make -s check | grep -q . ; touch p.h && make -s -j2 check && make -q test")?;
+    sh(&dir, "make -s -j4 check && touch p.h && make -s -j2 check && make -q test")?;
     end(&cluster, mount)
 }
 

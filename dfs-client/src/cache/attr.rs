@@ -108,7 +108,13 @@ impl Known {
 
     /// What a commit of this client made of the inode, whose `data` was `before`; `change` says what became of the
     /// extents. Between [`Known::begin`] and [`Known::end`].
-    pub fn committed(&mut self, attr: Attr, before: u64, sent: Instant, change: impl FnOnce(&mut ExtentMap) -> Vec<ByteRange>) {
+    pub fn committed(
+        &mut self,
+        attr: Attr,
+        before: u64,
+        sent: Instant,
+        change: impl FnOnce(&mut ExtentMap) -> Vec<ByteRange>,
+    ) {
         if self.extents.data == before {
             let complete = change(&mut self.extents.map);
             self.extents.data = attr.data;

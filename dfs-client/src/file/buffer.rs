@@ -101,6 +101,9 @@ pub struct Taken {
     pub bytes: u64,
 }
 
+/// Takes the parts of a range that a layer has.
+type Found<'a> = &'a mut dyn FnMut(ByteRange, &[u8]);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -342,7 +345,7 @@ impl Buffer {
     /// Copies what it has of `range` to `out`, which begins at `range.start`. What it has not comes back, in order.
     pub fn read(&self, range: ByteRange, out: &mut [u8]) -> Vec<ByteRange> {
         let mut gaps = vec![range];
-        let mut layer = |visit: &dyn Fn(ByteRange, &mut dyn FnMut(ByteRange, &[u8]))| {
+        let mut layer = |visit: &dyn Fn(ByteRange, Found<'_>)| {
             let mut left = Vec::new();
             for gap in gaps.drain(..) {
                 let mut at = gap.start;

@@ -84,7 +84,8 @@ impl Layer {
     /// Puts `data` at `at`, over what was there. Sequential writes grow one segment until it is a part.
     pub fn write(&mut self, mut at: u64, mut data: &[u8]) {
         while !data.is_empty() {
-            let next = self.segments.range((Bound::Excluded(at), Bound::Unbounded)).next().map_or(u64::MAX, |(s, _)| *s);
+            let next =
+                self.segments.range((Bound::Excluded(at), Bound::Unbounded)).next().map_or(u64::MAX, |(s, _)| *s);
             let gap = usize::try_from(next - at).unwrap_or(usize::MAX);
             let mut full_before = false;
             let mut done = 0;

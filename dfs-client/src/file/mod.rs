@@ -1,11 +1,13 @@
 //! Bytes of files: what is not saved yet, how it gets saved, how it is read.
 //!
-//! `layer`, `buffer`, `plan` and `readahead` decide and are pure; `seal` and `reader` do the work.
+//! `layer`, `buffer`, `plan`, `commit` and `readahead` decide and do no I/O; `stream`, `seal` and `reader` do the work.
 
-pub mod buffer;
 pub mod budget;
+pub mod buffer;
+mod commit;
 pub mod layer;
 pub mod plan;
-pub mod reader;
 pub mod readahead;
-pub mod seal;
+mod reader;
+pub(crate) mod seal;
+mod stream;

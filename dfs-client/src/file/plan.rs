@@ -15,7 +15,7 @@ use super::buffer::Seal;
 /// Ranges of one group: each may cut an older extent in two and add itself.
 pub const GROUP_RANGES: usize = GROUP_EXTENTS / 4;
 /// Longest chunk that is copied together from several ranges.
-pub const GATHER_BYTES: u64 = 16 << 20;
+pub const GATHER_BYTES: u64 = 8 << 20;
 
 /// Where the bytes of a planned chunk are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,12 @@ impl GroupPlan {
     /// The same as two groups, the second of which needs the first. `None`: a single byte.
     #[must_use]
     pub fn split(self) -> Option<(Self, Self)> {
-        let mut all: Vec<(usize, Piece)> =
-            self.writes.into_iter().enumerate().flat_map(|(op, pieces)| pieces.into_iter().map(move |p| (op, p))).collect();
+        let mut all: Vec<(usize, Piece)> = self
+            .writes
+            .into_iter()
+            .enumerate()
+            .flat_map(|(op, pieces)| pieces.into_iter().map(move |p| (op, p)))
+            .collect();
         if let [(op, only)] = all[..] {
             let middle = only.range.start + only.range.len() / 2;
             let first = ByteRange::new(only.range.start, middle)?;

@@ -76,7 +76,8 @@ impl Vfs {
         };
         let Some(snapshot) = snapshot else { return Some(Ok(Bytes::new())) };
         let wanted = wanted(&snapshot);
-        let at_hand = |w: &Wanted| Some((*w, cut(&self.pieces.get(&w.piece.key)?, w.from - w.piece.offset, w.len).ok()?));
+        let at_hand =
+            |w: &Wanted| Some((*w, cut(&self.pieces.get(&w.piece.key)?, w.from - w.piece.offset, w.len).ok()?));
         let pieces = wanted.iter().map(at_hand).collect::<Option<Vec<_>>>()?;
         self.note_read(&handle);
         self.read_ahead(&handle, snapshot.range);

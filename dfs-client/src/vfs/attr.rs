@@ -146,7 +146,8 @@ impl Vfs {
     async fn truncate_once(&self, inode: &Inode, set: SetAttr) -> FsResult<u64> {
         let sent = Instant::now();
         inode.state().known.begin();
-        let group = dfs_core::op::Group { time: now(), needs: Vec::new(), ops: vec![Op::SetAttr { ino: inode.ino, set }] };
+        let group =
+            dfs_core::op::Group { time: now(), needs: Vec::new(), ops: vec![Op::SetAttr { ino: inode.ino, set }] };
         let reply = self.meta.commit(Vec::new(), vec![group]).await;
         let mut state = inode.state();
         let done = reply.and_then(|mut reply| match reply.groups.pop() {

@@ -1,4 +1,5 @@
-//! What happens without being asked: sealing by age, pressure and company, and sending atimes.
+//! What happens without being asked: sealing by age, pressure and company, sending atimes, and looking after the
+//! kernel's pages of open files.
 //!
 //! Seals of many files that travel together are taken by one at a time. A batch waits, for each file in it, for
 //! the file's earlier seals; because no two batches are taken at once, no two wait for each other.
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use dfs_core::id::Ino;
 use dfs_core::limits::{BATCH_BYTES, BATCH_CHUNKS, DIRTY_AGE, GROUPS, SMALL_CHUNK_BYTES};
 use dfs_core::op::{Group, Op};
+use futures::stream::{self, StreamExt};
 
 use super::inode::Inode;
 use super::{Vfs, now};
@@ -22,6 +24,9 @@ const TICK: Duration = Duration::from_millis(100);
 const BREATH: Duration = Duration::from_millis(5);
 /// How long a small file that was closed waits for others.
 const LINGER: Duration = Duration::from_millis(400);
+/// Open files that are asked about in one go, and how many at the same time.
+const LOOKS: usize = 512;
+const LOOKS_AT_ONCE: usize = 32;
 /// How long an atime waits for others.
 const ATIMES: Duration = Duration::from_secs(5);
 
@@ -64,6 +69,8 @@ pub(super) fn start(vfs: &Arc<Vfs>) {
 
 async fn run(me: Weak<Vfs>) {
     let mut atimes_sent = Instant::now();
+    let mut looked = Instant::now();
+    let looking = Arc::new(tokio::sync::Mutex::new(()));
     loop {
         let Some(vfs) = me.upgrade() else { return };
         let woken = tokio::time::timeout(TICK, vfs.wake.notified()).await.is_ok();
@@ -74,6 +81,17 @@ async fn run(me: Weak<Vfs>) {
             atimes_sent = Instant::now();
             let sender = vfs.clone();
             tokio::spawn(async move { sender.send_atimes().await });
+        }
+        // The next look waits for the answers to the last.
+        if looked.elapsed() >= vfs.config.ttl / 2
+            && let Ok(alone) = looking.clone().try_lock_owned()
+        {
+            looked = Instant::now();
+            let vfs = vfs.clone();
+            tokio::spawn(async move {
+                vfs.look_at_open_files().await;
+                drop(alone);
+            });
         }
     }
 }
@@ -133,6 +151,29 @@ impl Vfs {
         if !batch.is_empty() {
             self.launch(batch);
         }
+    }
+
+    /// Reads that the kernel answers from its pages do not come here: asks whether they are still right.
+    async fn look_at_open_files(&self) {
+        let at = Instant::now();
+        let mut old: Vec<Ino> = Vec::new();
+        for handle in self.open_files() {
+            let state = handle.inode.state();
+            if state.known.has_pages() && state.known.fresh(at, self.config.ttl / 2).is_none() {
+                old.push(handle.inode.ino);
+            }
+        }
+        old.sort_unstable();
+        old.dedup();
+        // With more files than this each is looked at less often.
+        let start = rand::random_range(0..=old.len().saturating_sub(LOOKS));
+        let some = old.into_iter().skip(start).take(LOOKS);
+        let ask = |ino| async move {
+            if let Err(e) = self.refresh(ino).await {
+                tracing::debug!(%ino, %e, "an open file could not be looked at");
+            }
+        };
+        stream::iter(some).for_each_concurrent(LOOKS_AT_ONCE, ask).await;
     }
 
     /// Tells metad when files were read; if that fails, it is not told.

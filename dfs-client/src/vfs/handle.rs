@@ -81,6 +81,11 @@ impl<T> Numbered<T> {
         lock(self.shard(fh)).get(&fh).cloned().ok_or(FsError::Refused(Refusal::Invalid))
     }
 
+    /// All that are open at this moment.
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
+        self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+    }
+
     /// It is closed.
     pub(crate) fn remove(&self, fh: u64) -> Option<Arc<T>> {
         let gone = lock(self.shard(fh)).remove(&fh);
@@ -138,6 +143,10 @@ impl Vfs {
                 Err(e)
             }
         }
+    }
+
+    pub(crate) fn open_files(&self) -> Vec<Arc<FileHandle>> {
+        self.handles.all()
     }
 
     pub(crate) fn handle(&self, fh: u64) -> FsResult<Arc<FileHandle>> {

@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::types::Entry;
 use crate::cache::attr::Known;
 use crate::error::{FsError, FsResult};
-use crate::file::buffer::{Buffer, SealNo};
 use crate::file::budget::Budget;
+use crate::file::buffer::{Buffer, SealNo};
 use crate::lock::lock;
 
 /// Inodes kept; over it, the older half of those that nothing needs goes.
@@ -135,7 +135,7 @@ pub(crate) fn without_privileges(mode: u32) -> u32 {
 }
 
 impl Inode {
-    fn new(ino: Ino) -> Self {
+    pub(crate) fn new(ino: Ino) -> Self {
         Self {
             ino,
             state: Mutex::default(),

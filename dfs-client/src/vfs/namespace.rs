@@ -288,14 +288,7 @@ impl Vfs {
             self.save_named(new_parent, new_name).await?;
         }
         let whiteout = if whiteout { Some((self.meta.new_ino().await?, who.uid, who.gid)) } else { None };
-        let rename = Rename {
-            parent,
-            name: name.clone(),
-            new_parent,
-            new_name: new_name.clone(),
-            mode,
-            whiteout,
-        };
+        let rename = Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), mode, whiteout };
         let changing = Changing::new(&self.dentries, [parent, new_parent]);
         let sent = Instant::now();
         let reply = self.change_one(Op::Rename(rename)).await;

@@ -116,19 +116,16 @@ impl Nodes {
         (want != state).then_some(want)
     }
 
-    /// What is known of each store of the map.
+    /// What is known of each store of the map. One that was not heard yet is not in the list: nobody may take it for
+    /// full.
     pub fn loads(&self, map: &ClusterMap) -> Vec<StoreLoad> {
         let state = self.lock();
-        let load = |(id, store): (&StoreId, &dfs_core::cluster::Store)| {
-            let beat = state.stores.get(id);
-            StoreLoad {
-                store: *id,
-                free: beat.map_or(0, |b| b.free),
-                total: beat.map_or(store.capacity, |b| b.total),
-                missed: state.missed.get(id).copied().unwrap_or(0),
-            }
+        let load = |store: &StoreId| {
+            let beat = state.stores.get(store)?;
+            let missed = state.missed.get(store).copied().unwrap_or(0);
+            Some(StoreLoad { store: *store, free: beat.free, total: beat.total, missed })
         };
-        map.stores.iter().map(load).collect()
+        map.stores.keys().filter_map(load).collect()
     }
 
     /// The lowest order that all stores of reachable nodes have carried out; `None` if one was not heard yet.
@@ -149,6 +146,23 @@ impl Nodes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_not_heard_since_the_start_is_not_taken_for_full() {
+        let nodes = Nodes::new(Instant::now(), Duration::from_secs(10));
+        let store = dfs_core::cluster::Store { node: NodeId(1), capacity: 100, start: StartCounter(1) };
+        let map = ClusterMap { stores: [(StoreId(7), store)].into(), ..ClusterMap::default() };
+        assert!(nodes.loads(&map).is_empty());
+        let says = StoreSays {
+            store: StoreId(7),
+            start: StartCounter(1),
+            free: 5,
+            total: 100,
+            orders: OrderNo::default(),
+        };
+        nodes.heard(NodeId(1), &[says], Instant::now());
+        assert_eq!(nodes.loads(&map)[0].free, 5);
+    }
 
     #[test]
     fn states_follow_silence_and_only_a_word_brings_back() {
