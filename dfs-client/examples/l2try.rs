@@ -156,6 +156,24 @@ async fn main() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(rd(&w, o2.fh, 0, big.len() + 5).await == big);
     assert!(rd(&v, o.fh, 0, big.len() + 5).await == big);
+    if std::env::args().nth(3).is_some() {
+        for r in 0..3 {
+        let x = Vfs::connect(cfg.clone()).await.unwrap();
+        x.lookup(top, &n("big")).await.unwrap();
+        let o = x.open(e.attr.ino, 0).await.unwrap();
+        let (mut hits, mut slow, mut sum, mut worst) = (0, 0, Duration::ZERO, Duration::ZERO);
+        let t = Instant::now();
+        for at in (0..200u64 << 20).step_by(1 << 17) {
+            if x.try_read(o.fh, at, 1 << 17).is_some() { hits += 1; continue }
+            let t = Instant::now();
+            x.read(o.fh, at, 1 << 17).await.unwrap();
+            slow += 1; sum += t.elapsed(); worst = worst.max(t.elapsed());
+        }
+        println!("run {r}: {:?}, hits {hits} slow {slow} in {sum:?} worst {worst:?}", t.elapsed());
+        x.shutdown().await.unwrap();
+        }
+        return;
+    }
     // model
     let mut files: HashMap<u32, (Ino, u64, Vec<u8>)> = HashMap::new();
     let t = Instant::now();

@@ -76,7 +76,7 @@ fn a_taken_port_and_bad_mountpoints() -> Result<()> {
     fs::write(&file, "")?;
     refused(&run("dfs-fuse", &[&cluster.meta, &file.display().to_string()])?, 1, &["directory"])?;
     let mut mount = cluster.mount("mnt")?;
-    refused(&run("dfs-fuse", &[&cluster.meta, &mount.path.display().to_string()])?, 1, &["mounted"])?;
+    refused(&run("dfs-fuse", &[&cluster.meta, &mount.path.display().to_string()])?, 1, &["mountpoint already", "unmount it first"])?;
     mount.unmount()
 }
 
@@ -201,4 +201,99 @@ fn full_stores_give_enospc_and_nothing_is_lost() -> Result<()> {
         chunkd.terminate(Duration::from_secs(10))?;
     }
     Ok(())
+}
+
+#[test]
+fn one_full_store_is_not_noticed() -> Result<()> {
+    let mut cluster = Cluster::start_with(Options { nodes: 0, ..Options::default() }.with_no_wait())?;
+    let small = cluster.chunkd_dir(0);
+    let _disk = SmallDisk::new(&small, 300)?;
+    cluster.add_chunkds(3)?;
+    let mut mount = cluster.mount("mnt")?;
+    for n in 0..45_u64 {
+        let mut file = fs::File::create(mount.path.join(format!("f{n}")))?;
+        file.write_all(&bytes(n, 10 << 20))?;
+        file.sync_all()?;
+    }
+    mount.unmount()?;
+    let mut mount = cluster.mount("mnt")?;
+    for n in 0..45_u64 {
+        ensure!(fs::read(mount.path.join(format!("f{n}")))? == bytes(n, 10 << 20), "f{n} is damaged");
+    }
+    let (code, text) = cluster.fsck()?;
+    ensure!(code == 2, "one store lacks copies, so the check says 2, not {code}: {text}");
+    mount.unmount()?;
+    cluster.chunkds[0].as_mut().context("runs")?.terminate(Duration::from_secs(10))?;
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_of_metad_refuses_and_loses_nothing() -> Result<()> {
+    let mut cluster = Cluster::start_with(Options { nodes: 0, ..Options::default() }.with_no_wait())?;
+    cluster.metad.take().context("runs")?.terminate(Duration::from_secs(20))?;
+    let home = cluster.metad_dir();
+    fs::remove_dir_all(&home)?;
+    let _disk = SmallDisk::new(&home, 200)?;
+    cluster.add_chunkds(3)?;
+    let mut mount = cluster.mount("mnt")?;
+    fs::write(mount.path.join("before"), "before")?;
+    sh(&mount.path, "sync before")?;
+    // Somebody else fills the disk of the metadata.
+    let ballast = home.join("ballast");
+    drop(sh(Path::new("/"), &format!("dd if=/dev/zero of={} bs=1M 2>/dev/null", ballast.display())));
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut made = Vec::new();
+    let error = loop {
+        ensure!(Instant::now() < until, "the full disk is never noticed");
+        let name = format!("d{}", made.len());
+        match fs::create_dir(mount.path.join(&name)) {
+            Ok(()) => made.push(name),
+            Err(e) => break e,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    ensure!(error.raw_os_error() == Some(libc::ENOSPC), "{error}");
+    // Removing works, and all that was acknowledged is there, also after a crash.
+    if let Some(first) = made.first() {
+        fs::remove_dir(mount.path.join(first))?;
+    }
+    fs::remove_file(&ballast)?;
+    cluster.metad.take().context("runs")?.kill9()?;
+    cluster.start_metad()?;
+    for name in made.iter().skip(1) {
+        ensure!(mount.path.join(name).is_dir(), "{name} was acknowledged and is gone");
+    }
+    ensure!(fs::read_to_string(mount.path.join("before"))? == "before", "content lost");
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Err(e) = fs::create_dir(mount.path.join("after")) {
+        ensure!(Instant::now() < until, "space is back, but: {e}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    mount.unmount()?;
+    cluster.metad.take().context("runs")?.terminate(Duration::from_secs(20))?;
+    Ok(())
+}
+
+#[test]
+fn the_mount_helper_form_works() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let mnt = cluster.dir().join("helper");
+    fs::create_dir(&mnt)?;
+    let log = cluster.log("helper").display().to_string();
+    let options = format!("rw,nosuid,_netdev,x-systemd.automount,log_file={log}");
+    let out = run("dfs-fuse", &[&cluster.meta, &mnt.display().to_string(), "-o", &options])?;
+    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    ensure!(is_mounted(&mnt), "it returned before the mount was there");
+    let used = fs::write(mnt.join("a"), "a").and_then(|()| fs::read_to_string(mnt.join("a")));
+    let umount = Command::new("fusermount3").arg("-u").arg(&mnt).output()?;
+    ensure!(umount.status.success(), "{}", String::from_utf8_lossy(&umount.stderr));
+    ensure!(used? == "a", "it does not read back");
+    // The process ends by itself once all is saved; then another mount sees it.
+    let mut again = cluster.mount("again")?;
+    let until = Instant::now() + Duration::from_secs(20);
+    while fs::read_to_string(again.path.join("a")).ok().as_deref() != Some("a") {
+        ensure!(Instant::now() < until, "what was written before the unmount is not there");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    again.unmount()
 }

@@ -100,6 +100,12 @@ impl Known {
         self.in_flight += 1;
     }
 
+    /// Whether such a commit is on its way.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// Such a commit came back, answered or not.
     pub fn end(&mut self) -> Pages {
         self.in_flight = self.in_flight.saturating_sub(1);

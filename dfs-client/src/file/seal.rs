@@ -188,14 +188,18 @@ impl Vfs {
     async fn commit(&self, mut items: Vec<Item>, until: Instant) {
         while !items.is_empty() {
             items.retain(|item| item.inode.state().buffer().seal(item.no).is_some());
-            let Built { puts, placed, groups, origins } = build(&items);
-            if groups.is_empty() {
-                return;
+            // Before the times are read: whoever sets them now waits for this commit.
+            for item in &items {
+                item.inode.state().known.begin();
             }
+            let Built { puts, placed, groups, origins } = build(&items);
             let count = puts.len();
             let taken = origins.iter().map(|o| o.item + 1).max().unwrap_or(0);
-            for item in &items[..taken] {
-                item.inode.state().known.begin();
+            for item in &items[taken..] {
+                self.commit_ended(item);
+            }
+            if groups.is_empty() {
+                return;
             }
             let sent = Instant::now();
             let reply = self.meta.commit(puts, groups).await;
@@ -210,8 +214,7 @@ impl Vfs {
                 Err(why) => items[..taken].iter().map(|_| Fate::Failed(why.clone())).collect(),
             };
             for item in &items[..taken] {
-                let pages = item.inode.state().known.end();
-                self.judged(item.inode.ino, pages);
+                self.commit_ended(item);
             }
             let late = Instant::now() >= until;
             let mut rest = items.split_off(taken);
@@ -232,6 +235,11 @@ impl Vfs {
             left.append(&mut rest);
             items = left;
         }
+    }
+
+    fn commit_ended(&self, item: &Item) {
+        let pages = item.inode.state().known.end();
+        self.judged(item.inode.ino, pages);
     }
 
     /// What became of each item that was in a commit.

@@ -87,7 +87,9 @@ impl Vfs {
                 // A write that takes setuid away must not come after the chmod that gives it.
                 self.save(&inode).await;
             }
-            self.pin_mtime(&inode, set.mtime);
+            if let Some(mtime) = set.mtime {
+                self.pin_mtime(&inode, mtime).await?;
+            }
             let reply = self.change_one(Op::SetAttr { ino, set }).await?;
             if reply.attrs.is_empty() {
                 return Err(wrong_answer());
@@ -96,16 +98,23 @@ impl Vfs {
         self.getattr(ino).await
     }
 
-    /// Whatever was written before shall not bring another mtime than this one. Set before the change is sent:
-    /// seals and the change may reach metad in any order.
-    fn pin_mtime(&self, inode: &Inode, mtime: Option<Timestamp>) {
-        if let Some(mtime) = mtime {
-            Inode::change_buffer(&mut inode.state(), &self.budget, |buffer| {
+    /// Whatever was written before shall not bring another mtime than this one: seals that wait get it too, and a
+    /// commit that has left is waited for, since it and the change that follows may arrive in any order.
+    async fn pin_mtime(&self, inode: &Inode, mtime: Timestamp) -> FsResult<()> {
+        let left = {
+            let mut state = inode.state();
+            Inode::change_buffer(&mut state, &self.budget, |buffer| {
                 if !buffer.is_clean() {
                     buffer.set_mtime(mtime);
                 }
             });
+            if state.known.is_committing() { state.buffer().first_seal() } else { None }
+        };
+        if let Some(no) = left {
+            let saved = tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no)).await;
+            saved.map_err(|_| FsError::io("the data written before is not saved yet"))?;
         }
+        Ok(())
     }
 
     /// Unsaved bytes below `size` are committed before, those beyond are dropped.
