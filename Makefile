@@ -4,7 +4,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Where rustup puts cargo, for shells that were not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help deps build up down test verify fix clean
+.PHONY: help deps build up down test scale verify fix clean
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets
@@ -24,6 +24,9 @@ down: ## Unmounts ./mnt and stops what `make up` started; the data stays
 
 test: build ## Runs all tests, real daemons and real mounts included
 	@scripts/test
+
+scale: build ## Measures metad with a million files: memory, restart, check (some minutes)
+	DFS_SCALE=1 cargo test --release -p dfs-integration --test scale -- --nocapture
 
 verify: build ## Checks format, lints, tests and documentation; changes nothing
 	cargo fmt --all -- --check

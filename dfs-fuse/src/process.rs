@@ -21,26 +21,32 @@ const PR_SET_IO_FLUSHER: libc::c_int = 57;
 /// Arenas of the allocator: more only keep freed buffers of other threads resident.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 4;
+/// Buffers from this size on are given back to the system when they are freed. glibc would raise the bound by itself
+/// to the size of the parts, keep them in its arenas, and hold twice the memory that is in use (measured: 440 to
+/// 585 MiB instead of 260 with four streams written and four read).
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 256 << 10;
 
 /// Sets what must be set before the first thread starts, since threads inherit it. Best effort:
 /// without it the mount works, only less well.
 pub fn prepare() {
-    limit_arenas();
+    bound_allocator();
     raise_open_files();
     set_io_flusher();
 }
 
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
-fn limit_arenas() {
+fn bound_allocator() {
     // SAFETY: mallopt only stores numbers; no other thread exists yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
     }
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn limit_arenas() {}
+fn bound_allocator() {}
 
 #[allow(unsafe_code)]
 fn raise_open_files() {

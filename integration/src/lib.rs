@@ -9,5 +9,6 @@ pub mod cluster;
 pub mod daemon;
 pub mod mount;
 pub mod oracle;
+pub mod sys;
 pub mod tool;
 pub mod tree;

@@ -1,0 +1,211 @@
+//! System calls that the standard library has no function for, as plain functions with plain errors.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+fn text(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn result(code: impl Into<i64>) -> io::Result<usize> {
+    usize::try_from(code.into()).map_err(|_| io::Error::last_os_error())
+}
+
+/// The errno of a result; 0 when it is good.
+#[must_use]
+pub fn errno<T>(result: &io::Result<T>) -> i32 {
+    result.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(-1))
+}
+
+/// `renameat2(2)` with `RENAME_*` flags.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
+    let (from, to) = (text(from)?, text(to)?);
+    // SAFETY: both are strings with a NUL at their end that outlive the call.
+    let code = unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) };
+    result(code).map(drop)
+}
+
+/// `lsetxattr(2)` with `XATTR_*` flags.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> io::Result<()> {
+    let (path, name) = (text(path)?, CString::new(name)?);
+    // SAFETY: the strings have a NUL at their end, the value has the length that is said, all outlive the call.
+    let code = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+    result(code).map(drop)
+}
+
+/// `lgetxattr(2)` with a buffer of `room` bytes; how long the value is, and what is in the buffer.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn get_xattr(path: &Path, name: &str, room: usize) -> io::Result<(usize, Vec<u8>)> {
+    let (path, name) = (text(path)?, CString::new(name)?);
+    let mut value = vec![0_u8; room];
+    // SAFETY: the strings have a NUL at their end, the buffer has the length that is said, all outlive the call.
+    let code = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), room) };
+    let len = result(i64::try_from(code).map_err(io::Error::other)?)?;
+    value.truncate(len);
+    Ok((len, value))
+}
+
+/// `llistxattr(2)` with a buffer of `room` bytes; how long the list is, and what is in the buffer.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn list_xattr(path: &Path, room: usize) -> io::Result<(usize, Vec<u8>)> {
+    let path = text(path)?;
+    let mut names = vec![0_u8; room];
+    // SAFETY: the string has a NUL at its end, the buffer has the length that is said, both outlive the call.
+    let code = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), room) };
+    let len = result(i64::try_from(code).map_err(io::Error::other)?)?;
+    names.truncate(len);
+    Ok((len, names))
+}
+
+/// `lremovexattr(2)`.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
+    let (path, name) = (text(path)?, CString::new(name)?);
+    // SAFETY: both are strings with a NUL at their end that outlive the call.
+    result(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
+}
+
+/// `utimensat(2)` without following; times are seconds and nanoseconds.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn set_times(path: &Path, atime: (i64, i64), mtime: (i64, i64)) -> io::Result<()> {
+    let path = text(path)?;
+    let times = [atime, mtime].map(|(tv_sec, tv_nsec)| libc::timespec { tv_sec, tv_nsec });
+    // SAFETY: the string has a NUL at its end, there are two times, both outlive the call.
+    let code =
+        unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
+    result(code).map(drop)
+}
+
+/// `mknod(2)`.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn mknod(path: &Path, mode: u32, device: u64) -> io::Result<()> {
+    let path = text(path)?;
+    // SAFETY: a string with a NUL at its end that outlives the call.
+    result(unsafe { libc::mknod(path.as_ptr(), mode, device) }).map(drop)
+}
+
+/// What `statvfs(3)` says: block size, blocks, free and available ones, inodes, free ones, longest name.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Bytes of a block.
+    pub block: u64,
+    /// Blocks, free blocks, blocks free for those who are not root.
+    pub blocks: [u64; 3],
+    /// Inodes, free inodes.
+    pub inodes: [u64; 2],
+    /// Bytes of the longest name.
+    pub name: u64,
+}
+
+/// `statvfs(3)`.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn space(path: &Path) -> io::Result<Space> {
+    let path = text(path)?;
+    // SAFETY: zero is a value of each field, all are plain numbers.
+    let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the string has a NUL at its end, both outlive the call.
+    result(unsafe { libc::statvfs(path.as_ptr(), &raw mut out) })?;
+    Ok(Space {
+        block: out.f_frsize,
+        blocks: [out.f_blocks, out.f_bfree, out.f_bavail],
+        inodes: [out.f_files, out.f_ffree],
+        name: out.f_namemax,
+    })
+}
+
+/// A shared writable mapping of a file; its bytes are reached by copies only.
+#[derive(Debug)]
+pub struct Mapping {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    #[allow(unsafe_code)]
+    pub fn new(file: &impl AsRawFd, len: usize) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the kernel chooses an address that nothing else has.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { at: at.cast(), len })
+    }
+
+    /// What is there now.
+    ///
+    /// # Panics
+    /// The range is not in the mapping.
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub fn get(&self, at: usize, len: usize) -> Vec<u8> {
+        assert!(at + len <= self.len, "outside of the mapping");
+        let mut out = vec![0; len];
+        // SAFETY: the range is in the mapping, which lives as long as this.
+        unsafe { ptr::copy_nonoverlapping(self.at.add(at), out.as_mut_ptr(), len) };
+        out
+    }
+
+    /// Writes into the mapping.
+    ///
+    /// # Panics
+    /// The range is not in the mapping.
+    #[allow(unsafe_code)]
+    pub fn put(&mut self, at: usize, data: &[u8]) {
+        assert!(at + data.len() <= self.len, "outside of the mapping");
+        // SAFETY: the range is in the mapping, which lives as long as this.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.at.add(at), data.len()) };
+    }
+
+    /// `msync(2)` of all, waiting.
+    ///
+    /// # Errors
+    /// As the call.
+    #[allow(unsafe_code)]
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: exactly what was mapped.
+        result(unsafe { libc::msync(self.at.cast(), self.len, libc::MS_SYNC) }).map(drop)
+    }
+}
+
+impl Drop for Mapping {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped, and nobody has it any more. It cannot fail with these arguments.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
