@@ -7,12 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 /// What the metrics of each crate begin with.
-const PREFIXES: [(&str, &str); 4] = [
-    ("metad", "dfs_metad_"),
-    ("chunkd", "dfs_chunkd_"),
-    ("dfs-client", "dfs_client_"),
-    ("dfs-fuse", "dfs_fuse_"),
-];
+const PREFIXES: [(&str, &str); 4] =
+    [("metad", "dfs_metad_"), ("chunkd", "dfs_chunkd_"), ("dfs-client", "dfs_client_"), ("dfs-fuse", "dfs_fuse_")];
 
 fn root() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate has a parent directory")?;

@@ -33,7 +33,9 @@ use tokio::task::JoinSet;
 
 const MIB: u64 = 1 << 20;
 /// Files that one commit makes.
-const BATCH: u64 = 500;
+const BATCH: u64 = 250;
+/// Such commits under way at once: a session holds few ranges of inode numbers, so more would outlive theirs.
+const COMMITS: usize = 8;
 /// Files uploaded before they are committed, so that both can be timed by themselves.
 const SLICE: u64 = 50_000;
 /// Files in each directory but the first.
@@ -216,7 +218,7 @@ impl Tree {
                     Ok(inos)
                 }
             });
-            let made = in_parallel(12, commits.collect()).await?;
+            let made = in_parallel(COMMITS, commits.collect()).await?;
             committing += began.elapsed();
             self.files.extend(made.into_iter().flatten());
         }

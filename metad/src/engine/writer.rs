@@ -17,7 +17,7 @@ use crate::engine::home::Home;
 use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
 use crate::kv::{Kv, KvError, Overlay, RocksKv};
 use crate::log::{self, Log, LogError};
-use crate::machine::Machine;
+use crate::machine::{Machine, read};
 use crate::machine::command::{Command, Entry, Place, Reply};
 use crate::metrics;
 
@@ -116,7 +116,7 @@ impl Writer {
         self.stopped.send_replace(Some(why));
     }
 
-    /// Log, sync, apply, answer.
+    /// Log, sync, apply, answer. What does not fit into one frame of the log goes in several, each by itself.
     fn group(&mut self, group: Vec<Pending>) -> Result<(), Fault> {
         let low = self.shared.low_space.load(Ordering::Relaxed);
         let mut records = Vec::with_capacity(group.len());
@@ -124,25 +124,37 @@ impl Writer {
         let mut bytes = 0;
         for Pending { command, done } in group {
             if low && !frees_space(&command) {
-                done(Ok(Err(Refusal::NoSpace)));
+                done(Ok(self.no_space(&command)?));
                 continue;
             }
             let entry = Entry { now: self.tick(), command };
-            let index = LogIndex(self.log.last_index().0 + 1 + records.len() as u64);
             let payload = entry::encode(&entry)?;
             if payload.len() > self.log.payload_bytes_max() {
                 done(Ok(Err(Refusal::OverLimit)));
                 continue;
             }
-            bytes += payload.len() as u64;
-            records.push(log::Entry { term: TERM, index, payload });
+            // What commands weigh is only guessed when they are gathered.
+            let record = log::Entry { term: TERM, index: LogIndex(0), payload };
+            let takes = Log::group_bytes(std::slice::from_ref(&record));
+            if bytes + takes > self.log.group_bytes_max() {
+                self.frame(std::mem::take(&mut records), std::mem::take(&mut taken))?;
+                bytes = 0;
+            }
+            bytes += takes;
+            let index = LogIndex(self.log.last_index().0 + 1 + records.len() as u64);
+            records.push(log::Entry { index, ..record });
             taken.push((index, entry, done));
         }
+        self.frame(records, taken)
+    }
+
+    fn frame(&mut self, records: Vec<log::Entry>, taken: Vec<(LogIndex, Entry, Done)>) -> Result<(), Fault> {
         if records.is_empty() {
             return Ok(());
         }
+        let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
         if let Err(error) = self.append(&records) {
-            return refuse_all(taken, error);
+            return self.refuse_all(taken, error);
         }
         metrics::log_synced(records.len() as u64, bytes);
         self.apply(taken)?;
@@ -161,6 +173,7 @@ impl Writer {
         let mut overlay = Overlay::new(&*kv);
         let mut answers = Vec::with_capacity(taken.len());
         let mut last = LogIndex(0);
+        let mut last_order = None;
         let epoch = self.machine.map().epoch;
         for (index, entry, done) in taken {
             let outcome = self
@@ -168,13 +181,17 @@ impl Writer {
                 .apply(&mut overlay, Place { index }, &entry)
                 .map_err(|e| Fault::new(format!("log entry {index}: {e}")))?;
             if let Ok(Reply::Condemned { order, .. }) = &outcome {
-                self.shared.last_order.store(order.index.0, Ordering::Release);
+                last_order = Some(order.index.0);
             }
             answers.push((outcome, done));
             last = index;
         }
         self.kv.write(overlay.into_batch(), last).map_err(Fault::new)?;
         self.shared.applied.store(last.0, Ordering::Release);
+        // Not before its tombstones can be read: stores are told that all orders up to it are in their list.
+        if let Some(order) = last_order {
+            self.shared.last_order.store(order, Ordering::Release);
+        }
         if self.machine.map().epoch != epoch {
             self.map.send_replace(Arc::new(self.machine.map().clone()));
         }
@@ -183,6 +200,31 @@ impl Writer {
             done(Ok(outcome));
         }
         Ok(())
+    }
+
+    /// A log that could not take a group: with a full disk nothing has happened and all may go on; else nobody can know.
+    fn refuse_all(&self, taken: Vec<(LogIndex, Entry, Done)>, error: LogError) -> Result<(), Fault> {
+        let full = matches!(error, LogError::StorageFull { .. });
+        let fault = Fault::new(format!("the command log: {error}"));
+        for (_, entry, done) in taken {
+            done(if full { Ok(self.no_space(&entry.command)?) } else { Err(fault.clone()) });
+        }
+        if full {
+            tracing::error!(%fault, "nothing was written");
+            Ok(())
+        } else {
+            Err(fault)
+        }
+    }
+
+    /// The answer to a command for which there is no space. A commit that was done before and lost its answer gets that
+    /// one: a refusal would tell its session that nothing had happened and that its number is still to be used.
+    fn no_space(&self, command: &Command) -> Result<Result<Reply, Refusal>, Fault> {
+        let done = match command {
+            Command::Commit(commit) => read::done_before(&*self.kv, commit).map_err(Fault::new)?,
+            _ => None,
+        };
+        Ok(done.map(Reply::Commit).ok_or(Refusal::NoSpace))
     }
 
     /// metad's clock, never going back.
@@ -269,21 +311,6 @@ fn frees_space(command: &Command) -> bool {
         Op::SetAttr { set: SetAttr { size, .. }, .. } => size.is_some(),
         _ => false,
     })
-}
-
-/// A log that could not take a group: with a full disk nothing has happened and all may go on; else nobody can know.
-fn refuse_all(taken: Vec<(LogIndex, Entry, Done)>, error: LogError) -> Result<(), Fault> {
-    let full = matches!(error, LogError::StorageFull { .. });
-    let fault = Fault::new(format!("the command log: {error}"));
-    for (_, _, done) in taken {
-        done(if full { Ok(Err(Refusal::NoSpace)) } else { Err(fault.clone()) });
-    }
-    if full {
-        tracing::error!(%fault, "nothing was written");
-        Ok(())
-    } else {
-        Err(fault)
-    }
 }
 
 impl From<KvError> for Fault {

@@ -302,9 +302,15 @@ impl Log {
         }
     }
 
+    /// `StorageFull` promises that the log is as it was; behind a write or sync that failed nobody can know that.
     fn poison(&mut self, cause: LogError) -> LogError {
         self.poisoned = Some(cause.to_string());
-        cause
+        match cause {
+            LogError::StorageFull { path } => {
+                LogError::Io { path, what: "write", source: std::io::ErrorKind::StorageFull.into() }
+            }
+            other => other,
+        }
     }
 
     fn salt(&self) -> Salt {

@@ -5,6 +5,7 @@
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::id::{Ino, LogIndex, OrderNo, SessionId, SlotId, StartId, StoreId};
 use dfs_core::limits::SESSIONS;
+use dfs_core::op::{Commit, CommitReply};
 
 use crate::kv::{Snapshot, Table};
 use crate::schema::chunk::{ChunkRow, TombstoneRow};
@@ -14,6 +15,7 @@ pub use crate::schema::keys::Reap;
 use crate::schema::keys::{self, Counter};
 use crate::schema::meta::CountRow;
 pub use crate::schema::meta::{FormatRow, OrdersRow, StartRow};
+use crate::schema::session::LaneRow;
 pub use crate::schema::session::SessionRow;
 use crate::schema::{Fault, Record, corrupt, get, next_key, page};
 
@@ -177,6 +179,15 @@ fn session_key(key: &[u8]) -> Result<SessionId, Fault> {
 /// A fault of the store.
 pub fn session(snap: &dyn Snapshot, session: SessionId) -> Result<Option<SessionRow>, Fault> {
     get(snap, &keys::session(session))
+}
+
+/// The reply of a commit that was done already.
+///
+/// # Errors
+/// A fault of the store.
+pub fn done_before(snap: &dyn Snapshot, commit: &Commit) -> Result<Option<CommitReply>, Fault> {
+    let last = get::<LaneRow>(snap, &keys::lane(commit.session, commit.lane))?;
+    Ok(last.filter(|l| l.seq == commit.seq).map(|l| l.reply))
 }
 
 /// An inode as it is stored, orphans included.

@@ -1,0 +1,75 @@
+//! What programs may expect of one mount: names, attributes, owners, directories, data.
+
+mod attributes;
+mod data;
+mod directories;
+mod names;
+mod owners;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use dfs_integration::cluster::Cluster;
+use dfs_integration::mount::Mount;
+use dfs_integration::sys::errno;
+
+/// A cluster with one mount. The mount goes first.
+struct Scene {
+    mount: Mount,
+    cluster: Cluster,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let cluster = Cluster::start()?;
+        let mount = cluster.mount("mnt")?;
+        Ok(Self { mount, cluster })
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.mount.path.join(name)
+    }
+
+    /// Unmounts and mounts again: nothing is in any cache.
+    fn remount(&mut self) -> Result<()> {
+        self.mount.unmount()?;
+        self.mount = self.cluster.mount("mnt")?;
+        Ok(())
+    }
+
+    /// kill -9 of everything, the mount included, and all is started again.
+    fn crash(&mut self) -> Result<()> {
+        self.mount.kill9()?;
+        self.cluster.kill9_all()?;
+        self.cluster.start_missing()?;
+        self.mount = self.cluster.mount("mnt")?;
+        Ok(())
+    }
+
+    /// Unmounts; the filesystem must be consistent.
+    fn finish(mut self) -> Result<()> {
+        self.mount.unmount()?;
+        let (code, text) = self.cluster.fsck()?;
+        ensure!(code == 0, "fsck: {text}");
+        Ok(())
+    }
+}
+
+/// The call failed with this errno.
+#[track_caller]
+fn fails<T>(result: io::Result<T>, code: i32) {
+    assert_eq!(errno(&result), code, "{:?} was expected, got {:?}", io::Error::from_raw_os_error(code), result.err());
+}
+
+/// Runs a shell script in `dir` as a user and group without any rights.
+fn as_nobody(dir: &Path, script: &str) -> Result<()> {
+    let out = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-xeuo", "pipefail", "-c", script])
+        .current_dir(dir)
+        .output()
+        .context("setpriv")?;
+    ensure!(out.status.success(), "{}: {script}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
+    Ok(())
+}

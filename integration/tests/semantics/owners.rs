@@ -1,0 +1,136 @@
+//! Owners, modes and who may do what. Needs root, as mounting does.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use anyhow::Result;
+use dfs_integration::tool::sh;
+
+use crate::{Scene, as_nobody};
+
+/// A scene that users without rights can reach.
+fn open_scene() -> Result<Scene> {
+    let scene = Scene::new()?;
+    fs::set_permissions(scene.cluster.dir(), Permissions::from_mode(0o755))?;
+    fs::set_permissions(&scene.mount.path, Permissions::from_mode(0o755))?;
+    Ok(scene)
+}
+
+#[test]
+fn permissions_are_enforced() -> Result<()> {
+    let scene = open_scene()?;
+    sh(&scene.mount.path, r"
+        echo secret > private; chmod 600 private
+        echo news > public; chmod 644 public
+        echo team > team; chown 0:4321 team; chmod 660 team
+        echo mine > mine; chown 65534:65534 mine; chmod 600 mine
+        mkdir closed; echo x > closed/x; chmod 711 closed
+        mkdir locked; echo x > locked/x; chmod 700 locked
+        mkdir home; chown 65534:65534 home
+        printf '#!/bin/sh\necho ran\n' > run; chmod 754 run
+    ")?;
+    as_nobody(&scene.mount.path, r#"
+        ! cat private
+        grep -q news public
+        ! bash -c 'echo x >> public'
+        ! bash -c 'echo x >> team'
+        grep -q mine mine; echo more >> mine
+        ! ls closed
+        cat closed/x
+        ! cat locked/x
+        ! touch new
+        ! mkdir new
+        ! rm -f public
+        ! mv public other
+        ! ln -s x new
+        ! chmod 777 public
+        ! chown 65534 public
+        ! chown 0 mine
+        ! truncate -s 0 public
+        ! touch -d 2001-01-01 public
+        ! ./run
+        ! setfattr -n user.x -v 1 public
+        chmod 640 mine
+        cd home; mkdir d; echo y > d/y; mv d/y z; ln z zz; rm -r d z
+        umask 027; echo new > masked; mkdir masked-dir
+        test "$(stat -c %a:%u:%g masked)" = 640:65534:65534
+        test "$(stat -c %a:%u:%g masked-dir)" = 750:65534:65534
+    "#)?;
+    // A group that comes with the process counts.
+    sh(&scene.mount.path, "setpriv --reuid=65534 --regid=65534 --groups=4321 bash -c 'echo x >> team; cat team'")?;
+    assert_eq!(fs::read_to_string(scene.path("public"))?, "news\n");
+    scene.finish()
+}
+
+#[test]
+fn a_sticky_directory_protects_what_others_own() -> Result<()> {
+    let scene = open_scene()?;
+    sh(&scene.mount.path, "mkdir tmp; chmod 1777 tmp; echo r > tmp/root; mkdir tmp/rootdir; chmod 777 tmp/rootdir")?;
+    as_nobody(&scene.mount.path, r"
+        echo n > tmp/nobody
+        ! rm -f tmp/root
+        ! mv tmp/root tmp/other
+        ! mv tmp/nobody tmp/root
+        ! rmdir tmp/rootdir
+        echo y > tmp/rootdir/y
+        mv tmp/nobody tmp/rootdir/
+        rm tmp/rootdir/nobody
+    ")?;
+    assert_eq!(fs::read_to_string(scene.path("tmp/root"))?, "r\n");
+    assert_eq!(fs::metadata(scene.path("tmp"))?.mode() & 0o7777, 0o1777);
+    scene.finish()
+}
+
+#[test]
+fn a_setgid_directory_gives_its_group() -> Result<()> {
+    let scene = open_scene()?;
+    sh(&scene.mount.path, r#"
+        mkdir shared; chown 0:4321 shared; chmod 2777 shared
+        cd shared
+        touch file; mkdir dir; mkfifo pipe; ln -s x link; mkdir -m 700 tight
+        for f in file dir pipe link tight; do test "$(stat -c %g $f)" = 4321; done
+        test "$(stat -c %a dir)" = 2755
+        test "$(stat -c %a tight)" = 2700
+        mkdir dir/sub && test "$(stat -c %a:%g dir/sub)" = 2755:4321
+        mkdir ../plain && mv ../plain . && test "$(stat -c %a:%g plain)" = 755:0
+    "#)?;
+    as_nobody(&scene.path("shared"), r#"
+        echo x > by-nobody; test "$(stat -c %u:%g by-nobody)" = 65534:4321
+        mkdir dir-by-nobody; test "$(stat -c %a:%g dir-by-nobody)" = 2755:4321
+        # Who is not in a file's group cannot make it setgid.
+        chmod 2755 by-nobody; test "$(stat -c %a by-nobody)" = 755
+    "#)?;
+    scene.finish()
+}
+
+#[test]
+fn setuid_and_setgid_go_when_somebody_else_changes_the_file() -> Result<()> {
+    let mut scene = open_scene()?;
+    let names = ["write", "truncate", "open", "chown", "byroot", "nogroup"];
+    for name in names {
+        fs::write(scene.path(name), "program")?;
+        chown(scene.path(name), Some(65534), Some(65534))?;
+        let mode = if name == "nogroup" { 0o6745 } else { 0o6755 };
+        fs::set_permissions(scene.path(name), Permissions::from_mode(mode))?;
+        assert_eq!(fs::metadata(scene.path(name))?.mode() & 0o7777, mode, "{name}");
+    }
+    as_nobody(&scene.mount.path, r"
+        test -u write && test -g write
+        printf x >> write; ! test -u write; ! test -g write
+        truncate -s 3 truncate; ! test -u truncate; ! test -g truncate
+        : > open; ! test -u open; ! test -g open
+    ")?;
+    // Root may keep them when it writes; a new owner does not inherit them.
+    sh(&scene.mount.path, "printf x >> byroot; chown 1234 chown nogroup")?;
+    for _ in 0..2 {
+        let mode = |name: &str| fs::metadata(scene.path(name)).map(|m| m.mode() & 0o7777);
+        for name in ["write", "truncate", "open", "chown"] {
+            assert_eq!(mode(name)?, 0o755, "{name}");
+        }
+        assert_eq!(mode("byroot")?, 0o6755);
+        // Without group execution setgid is no privilege.
+        assert_eq!(mode("nogroup")?, 0o2745);
+        scene.remount()?;
+    }
+    scene.finish()
+}
