@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crc_fast::{CrcAlgorithm, checksum};
 use dfs_core::id::{NodeId, StoreId};
+use dfs_disk::real::RealDisk;
 use dfs_disk::{Access, Disk, DiskFile, Io};
 
 use super::api::{Identity, StoreError};
@@ -42,7 +43,8 @@ pub struct DirLock {
 /// [`StoreError::InUse`] when another process has it; what the system says.
 pub fn lock_dir(dir: &Path) -> Result<DirLock, StoreError> {
     let what = |e| StoreError::io(format!("locking {}", dir.display()))(e);
-    std::fs::create_dir_all(dir).map_err(what)?;
+    // Durable with its name: a power cut after the first start must not take all of it.
+    RealDisk.create_dir(dir).map_err(what)?;
     let path = dir.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(what)?;
     match file.try_lock() {

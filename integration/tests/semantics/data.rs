@@ -170,6 +170,7 @@ fn random_writes_of_many_threads() -> Result<()> {
         let mut file = File::open(&path)?;
         file.seek(SeekFrom::Start(BASE))?;
         file.read_to_end(&mut found)?;
+        drop(file);
         assert!(found.len() <= expected.len());
         found.resize(expected.len(), 0);
         let wrong = (0..found.len()).find(|n| found[*n] != expected[*n]);
@@ -254,6 +255,7 @@ fn opening_with_o_trunc_empties_and_bad_modes_are_refused() -> Result<()> {
     fails(File::create(&path)?.read_at(&mut [0; 1], 0), EBADF);
     fails(File::create(&scene.mount.path), EISDIR);
     fails(File::open(&scene.mount.path)?.read_at(&mut [0; 1], 0), EISDIR);
+    drop(read_only);
     scene.finish()
 }
 

@@ -13,9 +13,11 @@ pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>, Fault> {
 /// The inverse; `index` is for the message.
 pub(super) fn decode(index: u64, bytes: &[u8]) -> Result<Entry, Fault> {
     match bytes.split_first() {
-        Some((&V1, rest)) => {
-            postcard::from_bytes(rest).map_err(|e| Fault::new(format!("log entry {index} cannot be read: {e}")))
-        }
+        Some((&V1, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((entry, [])) => Ok(entry),
+            Ok((_, more)) => Err(Fault::new(format!("log entry {index} has {} bytes too many", more.len()))),
+            Err(e) => Err(Fault::new(format!("log entry {index} cannot be read: {e}"))),
+        },
         Some((v, _)) => Err(Fault::new(format!("log entry {index} is of version {v}; this metad is too old for it"))),
         None => Err(Fault::new(format!("log entry {index} is empty"))),
     }
@@ -35,6 +37,7 @@ mod tests {
         assert_eq!(decode(1, &bytes).unwrap(), entry);
         assert!(decode(1, &[]).is_err());
         assert!(decode(1, &[2, 0]).unwrap_err().to_string().contains("version 2"));
+        assert!(decode(1, &[&bytes[..], &[0]].concat()).is_err());
         for cut in 1..bytes.len() {
             assert!(decode(1, &bytes[..cut]).is_err(), "cut at {cut}");
         }

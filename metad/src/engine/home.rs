@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use dfs_core::id::ClusterId;
+use dfs_disk::Disk;
+use dfs_disk::real::RealDisk;
 
 const MARK: &str = "dfs-metad";
 const VERSION: u32 = 1;
@@ -40,7 +42,8 @@ pub(super) struct Home {
 /// Takes the directory; a missing or empty one becomes a new filesystem with the id that `draw` gives.
 pub(super) fn take(dir: &Path, draw: impl FnOnce() -> ClusterId) -> Result<Home, HomeError> {
     let io = |e| HomeError::Io(dir.into(), e);
-    fs::create_dir_all(dir).map_err(io)?;
+    // Durable with its name: a power cut after the first start must not take all of it.
+    RealDisk.create_dir(dir).map_err(io)?;
     let names: Vec<_> = fs::read_dir(dir).map_err(io)?.collect::<Result<_, _>>().map_err(io)?;
     let has = |n: &str| names.iter().any(|e| e.file_name() == n);
     // A crash while it was made leaves only these behind, and a new disk brings lost+found.

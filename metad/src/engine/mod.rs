@@ -8,6 +8,8 @@
 mod entry;
 mod home;
 mod open;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::PathBuf;
@@ -207,7 +209,9 @@ impl Engine {
                 return Some(fault);
             }
             if rx.changed().await.is_err() {
-                return rx.borrow().clone();
+                // Whatever way it ends, it says so first; only a panic does not.
+                let told = rx.borrow().clone();
+                return told.or_else(|| Some(Fault::new("the writer ended without a word")));
             }
         }
     }

@@ -38,7 +38,7 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
             log.last_index()
         ))));
     }
-    let last_now = replay(&log, &kv, &mut machine, applied)?;
+    let replayed = replay(&log, &kv, &mut machine, applied)?;
 
     let start = StartId(rand::random());
     let mut first = Vec::new();
@@ -65,7 +65,7 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
         last_order: AtomicU64::new(0),
     });
     let mut writer =
-        Writer::new(home, kv.clone(), log, machine, shared.clone(), map_tx, stopped_tx, last_now);
+        Writer::new(home, kv.clone(), log, machine, shared.clone(), map_tx, stopped_tx, replayed);
     for command in first {
         if let Err(refusal) = writer.one(command).map_err(OpenError::Fault)? {
             return Err(OpenError::Fault(Fault::new(format!("the filesystem cannot be started: {refusal}"))));
@@ -82,9 +82,18 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
     Ok((engine, EngineThread { queue, thread }))
 }
 
-/// Applies what the log has and the KV has not. Returns the clock of the last entry.
-fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> Result<Timestamp, OpenError> {
-    let mut last = Timestamp::default();
+/// What a start found in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replayed {
+    /// The clock of the last entry.
+    pub(super) last: Timestamp,
+    /// Entries that the files of the KV do not have yet.
+    pub(super) entries: u64,
+}
+
+/// Applies what the log has and the KV has not.
+fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> Result<Replayed, OpenError> {
+    let mut last = clock_of(log)?;
     let mut count = 0_u64;
     let mut entries = log.entries_from(LogIndex(applied.0 + 1))?.peekable();
     while entries.peek().is_some() {
@@ -106,6 +115,18 @@ fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> 
     }
     if count > 0 {
         tracing::info!(entries = count, "applied what the log had and the database lacked");
+    }
+    Ok(Replayed { last, entries: count })
+}
+
+/// The clock of the log's last entry, which may be applied long since: the clock must not go back behind it.
+fn clock_of(log: &Log) -> Result<Timestamp, OpenError> {
+    let mut last = Timestamp::default();
+    if log.first_index() <= log.last_index() {
+        for record in log.entries_from(log.last_index())? {
+            let record = record?;
+            last = entry::decode(record.index.0, &record.payload).map_err(OpenError::Fault)?.now;
+        }
     }
     Ok(last)
 }

@@ -14,6 +14,7 @@ use dfs_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::home::Home;
+use crate::engine::open::Replayed;
 use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
 use crate::kv::{Kv, KvError, Overlay, RocksKv};
 use crate::log::{self, Log, LogError};
@@ -57,7 +58,7 @@ impl Writer {
         shared: Arc<Shared>,
         map: watch::Sender<Arc<ClusterMap>>,
         stopped: watch::Sender<Option<Fault>>,
-        now: Timestamp,
+        replayed: Replayed,
     ) -> Self {
         let flushed = kv.flushed_applied().0;
         Self {
@@ -68,8 +69,9 @@ impl Writer {
             shared,
             map,
             stopped,
-            now,
-            since_flush: (0, 0),
+            now: replayed.last,
+            // What was replayed is not flushed either: one crash after the other must not make it more and more.
+            since_flush: (replayed.entries, 0),
             flushing: Arc::default(),
             flushed: Arc::new(AtomicU64::new(flushed)),
             released: 0,

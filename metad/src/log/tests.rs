@@ -270,6 +270,15 @@ fn a_full_disk_at_the_very_start_is_told() {
 }
 
 #[test]
+fn a_write_that_failed_for_want_of_space_is_not_taken_for_one_that_did_not_happen() {
+    let disk = CrashDisk::new();
+    let mut log = open(&disk).unwrap();
+    let told = log.poison(LogError::StorageFull { path: dir().to_owned() });
+    assert!(matches!(told, LogError::Io { .. }), "{told:?}");
+    assert!(matches!(log.append(&group(1, &[10], 0)), Err(LogError::Poisoned(_))));
+}
+
+#[test]
 fn after_a_failed_sync_nothing_is_taken() {
     let disk = CrashDisk::new();
     let mut log = open(&disk).unwrap();

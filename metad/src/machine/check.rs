@@ -1,30 +1,36 @@
 //! The full consistency check: whether the tables say one and the same thing.
 //!
-//! Every table is read in order, in pages. What has to be compared across the
-//! order of keys (names with inodes, extents with chunks) is done for a window of
-//! inodes or chunks at a time, so memory stays bounded and the time grows by one
-//! pass per window. It changes nothing and can run beside the writer on a snapshot.
+//! Every table is read in order, in pages, and tables of the same order are read
+//! along with each other. What has to be compared across the order of keys (names
+//! with inodes, extents with chunks) is counted for a window of inodes or chunks at
+//! a time: memory stays bounded, and the time grows by one pass per window. It
+//! changes nothing and can run beside the writer on a snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_core::cluster::ClusterMap;
 
-use crate::kv::{Pair, Snapshot, Table};
+use crate::kv::{Snapshot, Table};
 use crate::schema::chunk::ChunkRow;
 use crate::schema::extent::CleanRow;
 use crate::schema::inode::{InodeRow, OrphanRow};
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::meta::CountRow;
 use crate::schema::session::{LaneRow, SessionRow};
-use crate::schema::{Fault, Record, cluster, corrupt, get, next_key, page};
+use crate::schema::{Fault, Record, cluster, corrupt, get};
 
 mod chunks;
 mod inodes;
+mod rows;
+
+use rows::Rows;
 
 /// Rows read at a time.
 const PAGE: usize = 1024;
-/// Inodes or chunks compared in one pass.
-const WINDOW: usize = 1 << 20;
+/// Inodes or chunks compared in one pass: some 30 MiB.
+const WINDOW: usize = 1 << 19;
+/// Directories known to lead to the root that are remembered.
+const ROOTED: usize = 1 << 16;
 /// Findings listed; the rest are only counted.
 pub const FINDINGS: usize = 1000;
 
@@ -81,12 +87,12 @@ pub fn check(snap: &dyn Snapshot) -> Result<Report, Fault> {
 /// As [`check`], with so many inodes or chunks compared at a time.
 pub(super) fn check_in_windows(snap: &dyn Snapshot, window: usize) -> Result<Report, Fault> {
     let map = cluster::load(snap)?;
-    let mut check = Check { snap, window, report: Report::default(), counts: BTreeMap::new() };
-    check.slots(&map)?;
+    let mut check = Check { snap, map, window, report: Report::default(), counts: BTreeMap::new() };
+    check.slots()?;
     check.inodes()?;
     check.chunks()?;
     check.by_id()?;
-    check.missed(&map)?;
+    check.missed()?;
     check.tombstones()?;
     check.orphans()?;
     check.clean()?;
@@ -98,6 +104,7 @@ pub(super) fn check_in_windows(snap: &dyn Snapshot, window: usize) -> Result<Rep
 
 struct Check<'a> {
     snap: &'a dyn Snapshot,
+    map: ClusterMap,
     window: usize,
     report: Report,
     counts: BTreeMap<Counter, u64>,
@@ -117,24 +124,18 @@ impl Check<'_> {
         *self.counts.entry(counter).or_default() += by;
     }
 
-    /// Gives every row to `each`, page by page.
+    /// Gives every row to `each`.
     fn rows(
         &mut self,
         table: Table,
         mut each: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let mut from = Vec::new();
-        loop {
-            let rows: Vec<Pair> = page(self.snap, table, &[], &from, PAGE)?;
-            for (key, value) in &rows {
-                let outcome = each(self, key, value);
-                self.row(outcome)?;
-            }
-            match rows.last() {
-                Some((key, _)) if rows.len() == PAGE => from = next_key(key),
-                _ => return Ok(()),
-            }
+        let mut rows = Rows::new(self.snap, table, Vec::new());
+        while let Some((key, value)) = rows.next()? {
+            let outcome = each(self, &key, &value);
+            self.row(outcome)?;
         }
+        Ok(())
     }
 
     /// A damaged row is a finding; a failing store ends the check.
@@ -151,7 +152,8 @@ impl Check<'_> {
         }
     }
 
-    fn slots(&mut self, map: &ClusterMap) -> Result<(), Fault> {
+    fn slots(&mut self) -> Result<(), Fault> {
+        let map = self.map.clone();
         for (id, slot) in &map.slots {
             let stores: BTreeSet<_> = slot.members.iter().map(|m| m.store).collect();
             if stores.len() != slot.members.len() || stores.is_empty() {
@@ -241,9 +243,8 @@ impl Check<'_> {
         for counter in kept {
             self.count(counter, 0);
         }
-        let map = cluster::load(self.snap)?;
-        for store in map.stores.keys() {
-            self.count(Counter::Missed(*store), 0);
+        for store in self.map.stores.keys() {
+            self.counts.entry(Counter::Missed(*store)).or_default();
         }
         for (counter, has) in self.counts.clone() {
             let key = keys::counter(counter);

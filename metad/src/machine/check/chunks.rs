@@ -1,75 +1,96 @@
 //! Chunks against the extents that name them, and all that is keyed by a chunk.
 
-use std::collections::BTreeMap;
-
 use dfs_core::chunk::ChunkId;
-use dfs_core::cluster::ClusterMap;
 use dfs_core::id::SlotId;
 use dfs_core::limits::CHUNK_BYTES;
 
 use crate::kv::Table;
-use crate::machine::check::{Check, PAGE};
+use crate::machine::check::Check;
+use crate::machine::check::rows::Rows;
 use crate::machine::read;
 use crate::schema::chunk::{ByIdRow, ChunkRow, TombstoneRow};
-use crate::schema::cluster::SlotRow;
 use crate::schema::extent;
-use crate::schema::inode::InodeRow;
 use crate::schema::keys::{self, Counter, Reap};
-use crate::schema::{Fault, Record, corrupt, get, next_key, page};
+use crate::schema::{Fault, Record, corrupt, get};
+
+/// What extents make of a chunk. There is one for each chunk of a window, so it is small.
+struct Used {
+    chunk: (SlotId, ChunkId),
+    len: u32,
+    refs: u64,
+    live: u64,
+}
 
 impl Check<'_> {
     /// Chunk rows against extents, a window of chunks at a time; and that every extent's chunk has a row.
     pub(super) fn chunks(&mut self) -> Result<(), Fault> {
-        let mut from = Vec::new();
-        let mut first = true;
+        let rows = || Rows::new(self.snap, Table::Chunk, Vec::new());
+        let (mut chunks, mut ahead) = (rows(), rows());
+        let mut first = None;
         loop {
-            let mut found: BTreeMap<(SlotId, ChunkId), (ChunkRow, u64, u64)> = BTreeMap::new();
-            let mut last = None;
-            while found.len() < self.window {
-                let rows = page(self.snap, Table::Chunk, &[], &from, PAGE.min(self.window))?;
-                for (key, value) in &rows {
-                    let read = keys::parse_chunk(key).ok_or_else(|| corrupt(Table::Chunk, key, "not a key"));
-                    let outcome = read.and_then(|chunk| {
-                        found.insert(chunk, (ChunkRow::from_value(key, value)?, 0, 0));
-                        Ok(())
-                    });
-                    self.row(outcome)?;
-                    from = next_key(key);
-                }
-                last = rows.last().map(|(key, _)| key.clone());
-                if last.is_none() {
-                    break;
+            let mut window: Vec<Used> = Vec::new();
+            while window.len() < self.window {
+                let Some((key, value)) = ahead.next()? else { break };
+                // What is damaged is reported when it is looked at.
+                if let Some(chunk) = keys::parse_chunk(&key) {
+                    let len = ChunkRow::from_value(&key, &value).map_or(0, |row| row.len);
+                    window.push(Used { chunk, len, refs: 0, live: 0 });
                 }
             }
-            self.rows(Table::Extent, |check, key, value| {
-                let (ino, e) = extent::parse(key, value)?;
-                if first {
-                    let row = get::<ChunkRow>(check.snap, &keys::chunk(e.chunk.slot, e.chunk.id))?;
-                    if row.is_none_or(|r| r.len != e.chunk.len) {
-                        check.wrong(Table::Extent, key, format!("its chunk {} has no such row", e.chunk.id));
-                    }
-                    if get::<InodeRow>(check.snap, &keys::inode(ino))?.is_none() {
-                        check.wrong(Table::Extent, key, "its file does not exist");
-                    }
+            let last = if ahead.peek()?.is_none() { None } else { window.last().map(|u| u.chunk) };
+            self.uses(&mut window, first, last)?;
+            let mut used = window.into_iter().peekable();
+            while used.peek().is_some() {
+                let Some((key, value)) = chunks.next()? else { break };
+                let Some(chunk) = keys::parse_chunk(&key) else {
+                    self.row(Err(corrupt(Table::Chunk, &key, "not a key")))?;
+                    continue;
+                };
+                let Some(used) = used.next_if(|u| u.chunk == chunk) else { continue };
+                match ChunkRow::from_value(&key, &value) {
+                    Ok(row) => self.chunk(&key, row, &used)?,
+                    Err(damaged) => self.row(Err(damaged))?,
                 }
-                if let Some((_, refs, live)) = found.get_mut(&(e.chunk.slot, e.chunk.id)) {
-                    *refs += 1;
-                    *live += e.range.len();
-                }
-                Ok(())
-            })?;
-            for ((slot, id), (row, refs, live)) in found {
-                self.chunk(slot, id, row, refs, live)?;
             }
-            first = false;
             if last.is_none() {
+                while let Some((key, _)) = chunks.next()? {
+                    self.row(Err(corrupt(Table::Chunk, &key, "not a key")))?;
+                }
                 return Ok(());
             }
+            first = last;
         }
     }
 
-    fn chunk(&mut self, slot: SlotId, id: ChunkId, row: ChunkRow, refs: u64, live: u64) -> Result<(), Fault> {
-        let key = keys::chunk(slot, id);
+    /// What all extents make of the chunks of the window, which are all after `after` up to `last`.
+    fn uses(
+        &mut self,
+        window: &mut [Used],
+        after: Option<(SlotId, ChunkId)>,
+        last: Option<(SlotId, ChunkId)>,
+    ) -> Result<(), Fault> {
+        let mut extents = Rows::new(self.snap, Table::Extent, Vec::new());
+        while let Some((key, value)) = extents.next()? {
+            // A damaged row is reported when it is read along with its file.
+            let Ok((_, e)) = extent::parse(&key, &value) else { continue };
+            let chunk = (e.chunk.slot, e.chunk.id);
+            if after.is_some_and(|after| chunk <= after) || last.is_some_and(|last| chunk > last) {
+                continue;
+            }
+            let at = window.binary_search_by(|u| u.chunk.cmp(&chunk)).ok();
+            match at.map(|at| &mut window[at]) {
+                Some(used) if used.len == e.chunk.len => {
+                    used.refs += 1;
+                    used.live += e.range.len();
+                }
+                _ => self.wrong(Table::Extent, &key, format!("its chunk {} has no such row", e.chunk.id)),
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, key: &[u8], row: ChunkRow, used: &Used) -> Result<(), Fault> {
+        let ((slot, id), refs, live) = (used.chunk, used.refs, used.live);
         self.report.chunks += 1;
         self.report.chunk_bytes += u64::from(row.len);
         self.report.idle_chunks += u64::from(refs == 0);
@@ -77,18 +98,18 @@ impl Check<'_> {
         self.count(Counter::ChunkBytes, row.len.into());
         if (row.refs, row.live) != (refs, live) {
             let says = format!("says {} references, {} bytes; has {refs}, {live}", row.refs, row.live);
-            self.wrong(Table::Chunk, &key, says);
+            self.wrong(Table::Chunk, key, says);
         }
         if (row.refs == 0) != row.reap_due.is_some() {
-            self.wrong(Table::Chunk, &key, "it is to be freed but referenced, or neither");
+            self.wrong(Table::Chunk, key, "it is to be freed but referenced, or neither");
         }
         if let Some(due) = row.reap_due
             && self.snap.get(Table::Reap, &keys::reap(due, Reap::Chunk(slot, id)))?.is_none()
         {
-            self.wrong(Table::Chunk, &key, "it has no reap row");
+            self.wrong(Table::Chunk, key, "it has no reap row");
         }
-        if get::<SlotRow>(self.snap, &keys::slot(slot))?.is_none() {
-            self.wrong(Table::Chunk, &key, "its slot does not exist");
+        if !self.map.slots.contains_key(&slot) {
+            self.wrong(Table::Chunk, key, "its slot does not exist");
         }
         Ok(())
     }
@@ -105,13 +126,13 @@ impl Check<'_> {
         })
     }
 
-    pub(super) fn missed(&mut self, map: &ClusterMap) -> Result<(), Fault> {
+    pub(super) fn missed(&mut self) -> Result<(), Fault> {
         self.rows(Table::Missed, |check, key, _| {
             let parsed = keys::parse_missed(key).ok_or_else(|| corrupt(Table::Missed, key, "not a key"))?;
             let (store, slot, id) = parsed;
             check.report.missed += 1;
             check.count(Counter::Missed(store), 1);
-            if !map.slots.get(&slot).is_some_and(|s| s.members.iter().any(|m| m.store == store)) {
+            if !check.map.slots.get(&slot).is_some_and(|s| s.members.iter().any(|m| m.store == store)) {
                 check.wrong(Table::Missed, key, "the store is no member of the slot");
             }
             if get::<ChunkRow>(check.snap, &keys::chunk(slot, id))?.is_none() {

@@ -1,161 +1,232 @@
 //! Inodes against their names, extents and extended attributes.
+//!
+//! What lies in a directory or belongs to an inode is ordered as the inodes are
+//! and read along with them. What names an inode lies anywhere: of a window of
+//! inodes at a time it is counted in one pass over all names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use dfs_core::attr::FileKind;
 use dfs_core::id::Ino;
 
 use crate::kv::Table;
-use crate::machine::check::{Check, PAGE};
+use crate::machine::check::rows::Rows;
+use crate::machine::check::{Check, ROOTED};
 use crate::schema::extent;
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::keys::{self, Counter};
-use crate::schema::{Fault, Record, corrupt, get, next_key, page};
+use crate::schema::{Fault, Record, corrupt, get};
 
-/// What the names say of an inode.
-#[derive(Default)]
+/// What all names say of an inode. There is one for each inode of a window, so it is small.
 struct Named {
+    ino: Ino,
+    /// Where its last name is.
+    parent: Ino,
     names: u32,
+    /// What its names say that it is.
+    kind: Option<FileKind>,
+    kinds_differ: bool,
+}
+
+/// What lies in an inode.
+#[derive(Default)]
+struct Inside {
     subdirs: u32,
     entries: u64,
-    last: Option<(Ino, FileKind)>,
-    kinds_differ: bool,
     extents: u64,
     stored: u64,
     end: u64,
     xattr_bytes: u64,
 }
 
+/// The tables that are read along with the inodes.
+struct Along<'a> {
+    dentries: Rows<'a>,
+    extents: Rows<'a>,
+    xattrs: Rows<'a>,
+}
+
 impl Check<'_> {
-    /// Inodes against names, extents and xattrs, a window of inodes at a time.
+    /// Inodes against names, extents and xattrs.
     pub(super) fn inodes(&mut self) -> Result<(), Fault> {
-        let mut from = Vec::new();
-        let mut first = true;
+        let rows = |table| Rows::new(self.snap, table, Vec::new());
+        let (mut inodes, mut ahead) = (rows(Table::Inode), rows(Table::Inode));
+        let mut along =
+            Along { dentries: rows(Table::Dentry), extents: rows(Table::Extent), xattrs: rows(Table::Xattr) };
         let mut rooted = BTreeSet::from([Ino::ROOT]);
+        let mut first = Ino(0);
         loop {
-            let mut found: BTreeMap<Ino, (InodeRow, Named)> = BTreeMap::new();
-            let mut last = None;
-            while found.len() < self.window {
-                let rows = page(self.snap, Table::Inode, &[], &from, PAGE.min(self.window))?;
-                for (key, value) in &rows {
-                    let read = keys::parse_inode(key).ok_or_else(|| corrupt(Table::Inode, key, "not a key"));
-                    let outcome = read.and_then(|ino| {
-                        found.insert(ino, (InodeRow::from_value(key, value)?, Named::default()));
-                        Ok(())
-                    });
-                    self.row(outcome)?;
-                    from = next_key(key);
-                }
-                last = rows.last().map(|(key, _)| key.clone());
-                if last.is_none() {
-                    break;
+            let mut window: Vec<Named> = Vec::new();
+            while window.len() < self.window {
+                let Some((key, _)) = ahead.next()? else { break };
+                if let Some(ino) = keys::parse_inode(&key) {
+                    window.push(Named { ino, parent: Ino(0), names: 0, kind: None, kinds_differ: false });
                 }
             }
-            self.names(&mut found, first)?;
-            self.contents(&mut found)?;
-            for (ino, (row, named)) in &found {
-                self.inode(*ino, row, named)?;
-                if row.kind == FileKind::Directory && row.nlink > 0 {
-                    self.rooted(*ino, &mut rooted)?;
+            let is_last = ahead.peek()?.is_none();
+            let end = if is_last { None } else { window.last().map(|n| Ino(n.ino.0 + 1)) };
+            self.names(&mut window, first, end)?;
+            let mut named = window.into_iter().peekable();
+            while named.peek().is_some() {
+                let Some((key, value)) = inodes.next()? else { break };
+                let Some(ino) = keys::parse_inode(&key) else {
+                    self.row(Err(corrupt(Table::Inode, &key, "not a key")))?;
+                    continue;
+                };
+                let Some(named) = named.next_if(|n| n.ino == ino) else { continue };
+                match InodeRow::from_value(&key, &value) {
+                    Ok(row) => {
+                        let inside = self.inside(&mut along, ino, Some(&row))?;
+                        self.inode(ino, &row, &named, &inside)?;
+                        if row.kind == FileKind::Directory && row.nlink > 0 {
+                            self.rooted(ino, &mut rooted)?;
+                        }
+                    }
+                    Err(damaged) => {
+                        self.row(Err(damaged))?;
+                        self.inside(&mut along, ino, None)?;
+                    }
                 }
             }
-            first = false;
-            if last.is_none() {
-                return Ok(());
+            match end {
+                Some(end) => first = end,
+                None => {
+                    while let Some((key, _)) = inodes.next()? {
+                        self.row(Err(corrupt(Table::Inode, &key, "not a key")))?;
+                    }
+                    self.inside(&mut along, Ino(u64::MAX), None)?;
+                    return Ok(());
+                }
             }
         }
     }
 
-    /// What all names say of the inodes of the window.
-    fn names(&mut self, found: &mut BTreeMap<Ino, (InodeRow, Named)>, first: bool) -> Result<(), Fault> {
-        self.rows(Table::Dentry, |check, key, value| {
-            let (parent, _) = keys::parse_dentry(key).ok_or_else(|| corrupt(Table::Dentry, key, "not a key"))?;
-            let row = DentryRow::from_value(key, value)?;
-            if first {
-                check.report.dentries += 1;
-                if get::<InodeRow>(check.snap, &keys::inode(row.ino))?.is_none() {
-                    check.wrong(Table::Dentry, key, "it names an inode that does not exist");
+    /// What all names say of the inodes of the window, which are all from `first` to before `end`.
+    fn names(&mut self, window: &mut [Named], first: Ino, end: Option<Ino>) -> Result<(), Fault> {
+        let mut dentries = Rows::new(self.snap, Table::Dentry, Vec::new());
+        while let Some((key, value)) = dentries.next()? {
+            // A damaged row is reported when it is read along with its directory.
+            let Ok(row) = DentryRow::from_value(&key, &value) else { continue };
+            if row.ino < first || end.is_some_and(|end| row.ino >= end) {
+                continue;
+            }
+            match (window.binary_search_by_key(&row.ino, |n| n.ino), keys::parse_dentry(&key)) {
+                (Ok(at), Some((parent, _))) => {
+                    let named = &mut window[at];
+                    named.names += 1;
+                    named.kinds_differ |= named.kind.is_some_and(|kind| kind != row.kind);
+                    named.kind = Some(row.kind);
+                    named.parent = parent;
                 }
-                let dir = get::<InodeRow>(check.snap, &keys::inode(parent))?;
-                if dir.is_none_or(|d| d.kind != FileKind::Directory || d.nlink == 0) {
-                    check.wrong(Table::Dentry, key, "it is in something that is no directory");
-                }
+                (Err(_), _) => self.wrong(Table::Dentry, &key, "it names an inode that does not exist"),
+                (Ok(_), None) => {}
             }
-            if let Some((inode, named)) = found.get_mut(&row.ino) {
-                named.names += 1;
-                named.kinds_differ |= inode.kind != row.kind;
-                named.last = Some((parent, row.kind));
-            }
-            if let Some((_, named)) = found.get_mut(&parent) {
-                named.entries += 1;
-                named.subdirs += u32::from(row.kind == FileKind::Directory);
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
-    /// What the extents and xattrs of the inodes of the window come to; both are ordered by inode as well.
-    fn contents(&mut self, found: &mut BTreeMap<Ino, (InodeRow, Named)>) -> Result<(), Fault> {
-        self.rows(Table::Extent, |check, key, value| {
-            let (ino, e) = extent::parse(key, value)?;
-            let Some((_, named)) = found.get_mut(&ino) else { return Ok(()) };
-            if e.range.start < named.end {
-                check.wrong(Table::Extent, key, "it overlaps the one before");
-            }
-            named.extents += 1;
-            named.stored += e.range.len();
-            named.end = e.range.end;
-            Ok(())
-        })?;
-        self.rows(Table::Xattr, |_, key, value| {
-            let (ino, name) = keys::parse_xattr(key).ok_or_else(|| corrupt(Table::Xattr, key, "not a key"))?;
-            XattrRow::from_value(key, value)?;
-            if let Some((_, named)) = found.get_mut(&ino) {
-                named.xattr_bytes += name.len() as u64 + 1;
-            }
-            Ok(())
-        })
+    /// Reads along up to this inode: what belongs to it, and what belongs to none. `row` is none if it is damaged.
+    fn inside(&mut self, along: &mut Along<'_>, ino: Ino, row: Option<&InodeRow>) -> Result<Inside, Fault> {
+        let mut inside = Inside::default();
+        let limit = keys::inode(ino);
+        let is_dir = row.is_none_or(|r| r.kind == FileKind::Directory && r.nlink > 0);
+        while let Some((key, value)) = along.dentries.next_up_to(&limit)? {
+            let outcome = self.entry(&mut inside, (ino, is_dir), &key, &value);
+            self.row(outcome)?;
+        }
+        while let Some((key, value)) = along.extents.next_up_to(&limit)? {
+            let outcome = extent::parse(&key, &value).map(|(owner, e)| {
+                if owner != ino {
+                    self.wrong(Table::Extent, &key, "its file does not exist");
+                    return;
+                }
+                if e.range.start < inside.end {
+                    self.wrong(Table::Extent, &key, "it overlaps the one before");
+                }
+                inside.extents += 1;
+                inside.stored += e.range.len();
+                inside.end = e.range.end;
+            });
+            self.row(outcome)?;
+        }
+        while let Some((key, value)) = along.xattrs.next_up_to(&limit)? {
+            let outcome = self.xattr(&mut inside, ino, &key, &value);
+            self.row(outcome)?;
+        }
+        Ok(inside)
     }
 
-    fn inode(&mut self, ino: Ino, row: &InodeRow, named: &Named) -> Result<(), Fault> {
+    fn entry(
+        &mut self,
+        inside: &mut Inside,
+        (dir, is_dir): (Ino, bool),
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), Fault> {
+        let (parent, _) = keys::parse_dentry(key).ok_or_else(|| corrupt(Table::Dentry, key, "not a key"))?;
+        let row = DentryRow::from_value(key, value)?;
+        self.report.dentries += 1;
+        if parent != dir || !is_dir {
+            self.wrong(Table::Dentry, key, "it is in something that is no directory");
+        }
+        if parent == dir {
+            inside.entries += 1;
+            inside.subdirs += u32::from(row.kind == FileKind::Directory);
+        }
+        Ok(())
+    }
+
+    fn xattr(&mut self, inside: &mut Inside, ino: Ino, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        let (owner, name) = keys::parse_xattr(key).ok_or_else(|| corrupt(Table::Xattr, key, "not a key"))?;
+        XattrRow::from_value(key, value)?;
+        if owner == ino {
+            inside.xattr_bytes += name.len() as u64 + 1;
+        } else {
+            self.wrong(Table::Xattr, key, "its inode does not exist");
+        }
+        Ok(())
+    }
+
+    fn inode(&mut self, ino: Ino, row: &InodeRow, named: &Named, inside: &Inside) -> Result<(), Fault> {
         let key = keys::inode(ino);
         self.report.inodes += 1;
-        self.report.extents += named.extents;
-        self.report.stored += named.stored;
+        self.report.extents += inside.extents;
+        self.report.stored += inside.stored;
         self.count(Counter::Inodes, 1);
-        let mut must = |holds: bool, what: String| {
+        let mut must = |holds: bool, what: &dyn Fn() -> String| {
             if !holds {
-                self.wrong(Table::Inode, &key, what);
+                self.wrong(Table::Inode, &key, what());
             }
         };
         let is_dir = row.kind == FileKind::Directory;
-        must(!named.kinds_differ, "a name says another kind".into());
+        let kinds_agree = !named.kinds_differ && named.kind.is_none_or(|kind| kind == row.kind);
+        must(kinds_agree, &|| "a name says another kind".into());
         if is_dir {
-            let expected = if row.nlink == 0 { 0 } else { 2 + named.subdirs };
-            must(row.nlink == expected, format!("nlink is {} instead of {expected}", row.nlink));
-            must(row.size == named.entries, format!("it says {} entries and has {}", row.size, named.entries));
+            let expected = if row.nlink == 0 { 0 } else { 2 + inside.subdirs };
+            must(row.nlink == expected, &|| format!("nlink is {} instead of {expected}", row.nlink));
+            must(row.size == inside.entries, &|| format!("it says {} entries and has {}", row.size, inside.entries));
             let names = u32::from(row.nlink > 0 && ino != Ino::ROOT);
-            must(named.names == names, format!("the directory has {} names instead of {names}", named.names));
-            let parent = if ino == Ino::ROOT { Some(Ino::ROOT) } else { named.last.map(|(p, _)| p) };
-            must(row.nlink == 0 || Some(row.parent) == parent, "its parent is not where its name is".into());
+            must(named.names == names, &|| format!("the directory has {} names instead of {names}", named.names));
+            let parent = if ino == Ino::ROOT { Ino::ROOT } else { named.parent };
+            must(row.nlink == 0 || row.parent == parent, &|| "its parent is not where its name is".into());
         } else {
-            must(row.nlink == named.names, format!("nlink is {} and it has {} names", row.nlink, named.names));
-            must(row.parent == Ino(0), "it is no directory but has a parent".into());
+            must(row.nlink == named.names, &|| format!("nlink is {} and it has {} names", row.nlink, named.names));
+            must(row.parent == Ino(0), &|| "it is no directory but has a parent".into());
         }
-        let has = (named.extents, named.stored);
-        must(
-            (row.extents, row.stored) == has,
-            format!("it counts {:?} extents and bytes, has {has:?}", (row.extents, row.stored)),
-        );
-        must(row.kind == FileKind::File || named.extents == 0, "it is no file but has extents".into());
-        must(row.kind != FileKind::File || named.end <= row.size, format!("bytes up to {} of {}", named.end, row.size));
-        must(u64::from(row.xattr_bytes) == named.xattr_bytes, "it counts other extended attributes than it has".into());
+        let has = (inside.extents, inside.stored);
+        let says = (row.extents, row.stored);
+        must(says == has, &|| format!("it counts {says:?} extents and bytes, has {has:?}"));
+        must(row.kind == FileKind::File || inside.extents == 0, &|| "it is no file but has extents".into());
+        let within = row.kind != FileKind::File || inside.end <= row.size;
+        must(within, &|| format!("bytes up to {} of {}", inside.end, row.size));
+        let xattrs = u64::from(row.xattr_bytes) == inside.xattr_bytes;
+        must(xattrs, &|| "it counts other extended attributes than it has".into());
         let symlink = row.kind == FileKind::Symlink;
-        must(symlink || row.target.is_empty(), "it is no symlink but has a target".into());
-        must(!symlink || row.size == row.target.len() as u64, "the size is not that of the target".into());
-        let orphan = get::<OrphanRow>(self.snap, &key)?.is_some();
-        if orphan != (row.nlink == 0) {
-            self.wrong(Table::Inode, &key, format!("nlink is {} and it has an orphan row: {orphan}", row.nlink));
+        must(symlink || row.target.is_empty(), &|| "it is no symlink but has a target".into());
+        must(!symlink || row.size == row.target.len() as u64, &|| "the size is not that of the target".into());
+        // That every orphan row has an inode without names is looked at from its side.
+        if row.nlink == 0 && get::<OrphanRow>(self.snap, &key)?.is_none() {
+            self.wrong(Table::Inode, &key, "it has no names and no orphan row");
         }
         Ok(())
     }
@@ -173,7 +244,7 @@ impl Check<'_> {
             }
             at = parent.unwrap_or(at);
         }
-        if rooted.len() >= self.window {
+        if rooted.len() >= ROOTED {
             *rooted = BTreeSet::from([Ino::ROOT]);
         }
         rooted.append(&mut way);

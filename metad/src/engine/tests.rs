@@ -1,0 +1,126 @@
+//! The engine as a whole, on a real directory.
+
+use dfs_core::attr::FileKind;
+use dfs_core::id::{Ino, LaneId, Seq, SessionId};
+use dfs_core::name::Name;
+use dfs_core::op::{Commit, Create, Group, Op};
+use dfs_core::time::Timestamp;
+
+use super::*;
+
+fn start(dir: &std::path::Path) -> (Engine, EngineThread) {
+    let options =
+        EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
+    open(&options).unwrap()
+}
+
+async fn finish(thread: EngineThread) {
+    tokio::task::spawn_blocking(move || thread.stop()).await.unwrap();
+}
+
+fn create(session: SessionId, seq: u64, ino: Ino) -> Command {
+    let create = Create {
+        ino,
+        parent: Ino::ROOT,
+        name: Name::new(format!("f{seq}").as_bytes()).unwrap(),
+        kind: FileKind::File,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: Vec::new(),
+    };
+    let group = Group { time: Timestamp::default(), needs: Vec::new(), ops: vec![Op::Create(create)] };
+    Command::Commit(Commit { session, lane: LaneId(0), seq: Seq(seq), puts: Vec::new(), groups: vec![group] })
+}
+
+async fn session(engine: &Engine) -> (SessionId, Ino) {
+    let Ok(Ok(Reply::Session(session))) = engine.submit(Command::OpenSession { client: "test".into() }).await else {
+        panic!("no session");
+    };
+    let Ok(Ok(Reply::Inos { start, .. })) = engine.submit(Command::GrantInos { session, count: 10 }).await else {
+        panic!("no numbers");
+    };
+    (session, start)
+}
+
+#[tokio::test]
+async fn commands_that_weigh_more_than_was_guessed_go_in_several_frames() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    // Each fits into the log by itself; while the first is synced, the others gather.
+    let large = || Command::NotHeld { session: SessionId(1), inos: vec![Ino(u64::MAX); 600_000] };
+    let sent: Vec<_> = (0..8).map(|_| tokio::spawn({
+        let (engine, command) = (engine.clone(), large());
+        async move { engine.submit(command).await }
+    })).collect();
+    for outcome in sent {
+        assert_eq!(outcome.await.unwrap().unwrap(), Err(Refusal::OverLimit));
+    }
+    session(&engine).await;
+    finish(thread).await;
+}
+
+#[tokio::test]
+async fn without_space_a_commit_that_was_done_gets_its_answer_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    let (id, ino) = session(&engine).await;
+    let first = engine.submit(create(id, 1, ino)).await.unwrap().unwrap();
+    engine.set_low_space(true);
+    assert_eq!(engine.submit(create(id, 1, ino)).await.unwrap(), Ok(first));
+    assert_eq!(engine.submit(create(id, 2, Ino(ino.0 + 1))).await.unwrap(), Err(Refusal::NoSpace));
+    engine.set_low_space(false);
+    assert!(engine.submit(create(id, 2, Ino(ino.0 + 1))).await.unwrap().is_ok());
+    finish(thread).await;
+}
+
+#[tokio::test]
+async fn an_order_is_told_only_when_its_tombstones_can_be_read() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    let watcher = std::thread::spawn({
+        let engine = engine.clone();
+        move || {
+            while engine.applied().0 < 300 {
+                let last = engine.last_order();
+                let seen = engine.snapshot().applied().unwrap();
+                assert!(last <= seen, "order {last} is told, the tables are at {seen}");
+            }
+        }
+    });
+    while engine.applied().0 < 300 {
+        engine.submit(Command::Condemn { chunks: Vec::new() }).await.unwrap().unwrap();
+    }
+    tokio::task::spawn_blocking(move || watcher.join().unwrap()).await.unwrap();
+    assert_eq!(engine.last_order(), engine.applied());
+    finish(thread).await;
+}
+
+#[tokio::test]
+async fn the_clock_does_not_go_back_over_a_start() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    session(&engine).await;
+    drop(engine);
+    finish(thread).await;
+    let home = home::take(&tmp.path().join("m"), || unreachable!()).unwrap();
+    let disk = Arc::new(dfs_disk::real::RealDisk);
+    let dir = tmp.path().join("m/log");
+    let mut log = crate::log::Log::open(disk, &dir, crate::log::LogOptions::new(home.cluster)).unwrap();
+    // An entry from a clock that was far ahead, and a clean end: nothing is left to replay.
+    let now = Timestamp { secs: 1 << 40, nanos: 0 };
+    let index = LogIndex(log.last_index().0 + 1);
+    let payload = entry::encode(&machine::command::Entry { now, command: Command::Start { start: StartId(9) } }).unwrap();
+    log.append(&[crate::log::Entry { term: 1, index, payload }]).unwrap();
+    log.sync().unwrap();
+    drop((log, home));
+    for _ in 0..2 {
+        let (engine, thread) = start(tmp.path());
+        let (id, _) = session(&engine).await;
+        let row = machine::read::session(&*engine.snapshot(), id).unwrap().unwrap();
+        assert!(row.opened >= now, "{:?}", row.opened);
+        drop(engine);
+        finish(thread).await;
+    }
+}
