@@ -1,6 +1,7 @@
 //! `metad`: see `metad --help`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use metad::config::{Args, Config};
@@ -25,7 +26,10 @@ fn main() -> ExitCode {
     }
     let result = metad::run::init_logging(&config).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
-        runtime.block_on(metad::run::run(config))
+        let ended = runtime.block_on(metad::run::run(config));
+        // A thread that waits for the disk must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        ended
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

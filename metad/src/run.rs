@@ -65,7 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let nodes = Nodes::new(Instant::now(), config.node_down());
     let shared = Arc::new(Shared { engine: engine.clone(), sessions, nodes, shutdown: shutdown.clone() });
-    let background = background::spawn(shared.clone(), &config);
+    let mut background = background::spawn(shared.clone(), &config);
     tracing::info!(%addr, cluster = %engine.cluster(), data = %config.data.display(), took = ?began.elapsed(), "metad is ready");
 
     let service = Arc::new(Service(shared));
@@ -89,6 +89,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let fault = tokio::select! {
         () = terminated() => None,
         fault = engine.stopped() => fault,
+        _ = &mut background => Some(engine::Fault::new("the work in the background has ended")),
         ended = &mut server => {
             ended??;
             None

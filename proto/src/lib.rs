@@ -11,6 +11,7 @@ pub mod status;
 
 pub use convert::Malformed;
 /// The codec of all messages, for services that answer in a way of their own.
+pub use prost::Message;
 pub use tonic_prost::ProstCodec;
 
 /// Generated from `dfs/v1/*.proto`; the documentation of each message is there.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use dfs_core::error::Refusal;
+
 use super::{StepError, command};
 use crate::machine::command::Command;
 use crate::service::Shared;
@@ -9,8 +11,11 @@ use crate::service::Shared;
 pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), StepError> {
     for session in shared.sessions.silent(Instant::now(), after) {
         tracing::warn!(session = session.0, silent = ?after, "ending a silent session");
-        command(shared, Command::EndSession { session }).await?;
-        shared.sessions.remove(session);
+        match command(shared, Command::EndSession { session }).await {
+            // Its client may have closed it at the same time.
+            Ok(_) | Err(StepError::Refused(Refusal::NoSession)) => shared.sessions.remove(session),
+            Err(other) => return Err(other),
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! snapshot and never wait for the writer.
 
 mod entry;
+mod flush;
 mod home;
 mod open;
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use dfs_core::id::{ClusterId, LogIndex, StartId};
 use dfs_core::time::Timestamp;
 use dfs_disk::real::RealDisk;
 use tokio::sync::{mpsc, watch};
 
+use crate::engine::flush::Unflushed;
 use crate::engine::writer::Writer;
 use crate::engine::{Engine, EngineOptions, EngineThread, Fault, OpenError, QUEUE, Shared, entry, home};
 use crate::kv::{Kv, Overlay, RocksKv, RocksOptions, Snapshot};
@@ -15,8 +17,10 @@ use crate::log::{Log, LogOptions};
 use crate::machine::Machine;
 use crate::machine::command::{Command, Entry, Place};
 
-/// Entries applied in one batch while the log is replayed.
-const REPLAY_BATCH: usize = 1024;
+/// Rows changed in one batch while the log is replayed, but for those of its last entry.
+const REPLAY_ROWS: usize = 16 << 10;
+/// Entries applied in one such batch: some change nothing.
+const REPLAY_ENTRIES: usize = 4096;
 
 /// Opens the data directory, or makes a new filesystem in it, and starts the writer.
 ///
@@ -91,44 +95,47 @@ pub(super) struct Replayed {
     pub(super) entries: u64,
 }
 
+/// What a replay came to.
+struct Replayed {
+    /// The clock of the last entry.
+    now: Timestamp,
+    /// All of it is still to be flushed.
+    unflushed: Unflushed,
+}
+
 /// Applies what the log has and the KV has not.
 fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> Result<Replayed, OpenError> {
-    let mut last = clock_of(log)?;
+    let began = Instant::now();
+    let mut now = Timestamp::default();
+    let mut unflushed = Unflushed::default();
     let mut count = 0_u64;
     let mut entries = log.entries_from(LogIndex(applied.0 + 1))?.peekable();
     while entries.peek().is_some() {
         let mut overlay = Overlay::new(kv);
         let mut index = applied;
-        for record in entries.by_ref().take(REPLAY_BATCH) {
+        for record in entries.by_ref().take(REPLAY_ENTRIES) {
             let record = record?;
             let entry: Entry = entry::decode(record.index.0, &record.payload).map_err(OpenError::Fault)?;
             index = record.index;
-            last = entry.now;
+            now = entry.now;
             count += 1;
+            unflushed.add_entry(&entry.command, record.payload.len());
             // Refusals were answered when the entry was new.
             let _refused = machine
                 .apply(&mut overlay, Place { index }, &entry)
                 .map_err(|e| OpenError::Fault(Fault::new(format!("log entry {index}: {e}"))))?;
+            if overlay.len() >= REPLAY_ROWS {
+                break;
+            }
         }
-        let batch = overlay.into_batch();
-        kv.write(batch, index)?;
+        unflushed.add_rows(overlay.len());
+        kv.write(overlay.into_batch(), index)?;
     }
     if count > 0 {
-        tracing::info!(entries = count, "applied what the log had and the database lacked");
+        let took = began.elapsed();
+        tracing::info!(?took, ?unflushed, entries = count, "applied what the log had and the database lacked");
     }
-    Ok(Replayed { last, entries: count })
-}
-
-/// The clock of the log's last entry, which may be applied long since: the clock must not go back behind it.
-fn clock_of(log: &Log) -> Result<Timestamp, OpenError> {
-    let mut last = Timestamp::default();
-    if log.first_index() <= log.last_index() {
-        for record in log.entries_from(log.last_index())? {
-            let record = record?;
-            last = entry::decode(record.index.0, &record.payload).map_err(OpenError::Fault)?.now;
-        }
-    }
-    Ok(last)
+    Ok(Replayed { now, unflushed })
 }
 
 #[allow(unsafe_code)]

@@ -3,7 +3,7 @@
 //! the queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use dfs_core::cluster::ClusterMap;
@@ -13,6 +13,7 @@ use dfs_core::op::{Op, SetAttr};
 use dfs_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use crate::engine::flush::{Flusher, Unflushed};
 use crate::engine::home::Home;
 use crate::engine::open::Replayed;
 use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
@@ -26,10 +27,6 @@ use crate::metrics;
 const GROUP_ENTRIES: usize = 512;
 /// Bytes in one group at most, but for a single large command.
 const GROUP_BYTES: usize = 4 << 20;
-/// The state is flushed after this much log, so that a start replays no more.
-const FLUSH_BYTES: u64 = 48 << 20;
-/// And after this many entries, so that a replay takes no more than a second or so.
-const FLUSH_ENTRIES: u64 = 40_000;
 /// The term of a metad that is a group of one.
 const TERM: u64 = 1;
 
@@ -42,10 +39,7 @@ pub(super) struct Writer {
     map: watch::Sender<Arc<ClusterMap>>,
     stopped: watch::Sender<Option<Fault>>,
     now: Timestamp,
-    since_flush: (u64, u64),
-    flushing: Arc<AtomicBool>,
-    flushed: Arc<AtomicU64>,
-    released: u64,
+    flusher: Flusher,
 }
 
 impl Writer {
@@ -94,14 +88,13 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         let reason = loop {
             let Some((group, stop)) = gather(&mut queue) else { break None };
-            if let Err(fault) = self.group(group) {
+            if let Err(fault) = self.group(group).and_then(|()| self.look_after_flush()) {
                 tracing::error!(%fault, "the writer stops");
                 break Some(fault);
             }
             if stop {
                 break None;
             }
-            self.look_after_flush();
         };
         queue.close();
         let why = reason.clone().unwrap_or_else(|| Fault::new("metad is shutting down"));
@@ -111,7 +104,7 @@ impl Writer {
             }
         }
         if reason.is_none()
-            && let Err(error) = self.kv.flush()
+            && let Err(error) = self.flusher.finish()
         {
             tracing::error!(%error, "the state could not be flushed; the next start replays the log");
         }
@@ -159,10 +152,8 @@ impl Writer {
             return self.refuse_all(taken, error);
         }
         metrics::log_synced(records.len() as u64, bytes);
-        self.apply(taken)?;
-        self.since_flush.0 += records.len() as u64;
-        self.since_flush.1 += bytes;
-        Ok(())
+        self.flusher.unflushed.add_log(bytes);
+        self.apply(taken)
     }
 
     fn append(&mut self, records: &[log::Entry]) -> Result<(), LogError> {
@@ -178,6 +169,7 @@ impl Writer {
         let mut last_order = None;
         let epoch = self.machine.map().epoch;
         for (index, entry, done) in taken {
+            self.flusher.unflushed.add_work(&entry.command);
             let outcome = self
                 .machine
                 .apply(&mut overlay, Place { index }, &entry)
@@ -188,7 +180,8 @@ impl Writer {
             answers.push((outcome, done));
             last = index;
         }
-        self.kv.write(overlay.into_batch(), last).map_err(Fault::new)?;
+        self.flusher.unflushed.add_rows(overlay.len());
+        self.kv.write(overlay.into_batch(), last)?;
         self.shared.applied.store(last.0, Ordering::Release);
         // Not before its tombstones can be read: stores are told that all orders up to it are in their list.
         if let Some(order) = last_order {
@@ -235,32 +228,14 @@ impl Writer {
         self.now
     }
 
-    /// Flushes the state in the background when enough log has gathered, and lets go of log that is not needed.
-    fn look_after_flush(&mut self) {
-        let flushed = self.flushed.load(Ordering::Acquire);
-        if flushed > self.released {
-            self.released = flushed;
-            if let Err(error) = self.log.release_before(LogIndex(flushed + 1)) {
-                tracing::warn!(%error, "log files that are not needed any more could not be recycled");
-            }
+    /// Has the state flushed when enough has gathered, and lets go of log that is not needed any more.
+    fn look_after_flush(&mut self) -> Result<(), Fault> {
+        if let Some(durable) = self.flusher.look_after()?
+            && let Err(error) = self.log.release_before(LogIndex(durable.0 + 1))
+        {
+            tracing::warn!(%error, "log files that are not needed any more could not be recycled");
         }
-        let due = self.since_flush.0 >= FLUSH_ENTRIES || self.since_flush.1 >= FLUSH_BYTES;
-        if !due || self.flushing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.since_flush = (0, 0);
-        let (kv, flushing, flushed) = (self.kv.clone(), self.flushing.clone(), self.flushed.clone());
-        let spawned = std::thread::Builder::new().name("flush".into()).spawn(move || {
-            match kv.flush() {
-                Ok(index) => flushed.store(index.0, Ordering::Release),
-                Err(error) => tracing::error!(%error, "the state could not be flushed"),
-            }
-            flushing.store(false, Ordering::Release);
-        });
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for flushing");
-            self.flushing.store(false, Ordering::Release);
-        }
+        Ok(())
     }
 }
 

@@ -68,16 +68,28 @@ impl<'a> Overlay<'a> {
         }
     }
 
+    /// Keeps for good what was changed so far: savepoints made before are void, and what they needed is let go of.
+    pub fn settle(&mut self) {
+        self.undo.clear();
+        self.saving = false;
+    }
+
+    /// How many keys have changed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(BTreeMap::len).sum()
+    }
+
     /// Whether nothing was changed.
     #[must_use]
-    pub fn is_unchanged(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.tables.iter().all(BTreeMap::is_empty)
     }
 
     /// The changes, by table and key.
     #[must_use]
     pub fn into_batch(self) -> Batch {
-        let mut all = Vec::with_capacity(self.tables.iter().map(BTreeMap::len).sum());
+        let mut all = Vec::with_capacity(self.len());
         for (table, changes) in Table::ALL.iter().zip(self.tables) {
             all.extend(changes.into_iter().map(|(key, value)| (*table, key, value)));
         }
@@ -155,7 +167,6 @@ impl Snapshot for Overlay<'_> {
 
 impl fmt::Debug for Overlay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let changes: usize = self.tables.iter().map(BTreeMap::len).sum();
-        f.debug_struct("Overlay").field("changes", &changes).finish_non_exhaustive()
+        f.debug_struct("Overlay").field("changes", &self.len()).finish_non_exhaustive()
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use dfs_core::cluster::{ClusterMap, NodeState, StoreLoad};
 use dfs_core::id::{NodeId, OrderNo, StartCounter, StoreId};
-use dfs_core::limits::NODE_SUSPECT;
+use dfs_core::limits::{HEARTBEAT, NODE_SUSPECT};
 
 #[derive(Clone, Copy, Debug)]
 struct Beat {
+    node: NodeId,
     start: StartCounter,
     free: u64,
     total: u64,
@@ -75,8 +76,10 @@ impl Nodes {
     pub fn heard(&self, node: NodeId, stores: &[StoreSays], now: Instant) {
         let mut state = self.lock();
         state.heard.insert(node, now);
+        // What it does not name any more it does not serve.
+        state.stores.retain(|id, beat| beat.node != node || stores.iter().any(|s| s.store == *id));
         for s in stores {
-            let beat = Beat { start: s.start, free: s.free, total: s.total, orders: s.orders };
+            let beat = Beat { node, start: s.start, free: s.free, total: s.total, orders: s.orders };
             state.stores.insert(s.store, beat);
         }
     }
@@ -105,7 +108,8 @@ impl Nodes {
             NodeState::Retired | NodeState::Draining => return None,
             _ if silence >= self.down_after => NodeState::Down,
             NodeState::Down | NodeState::Joining if !heard => return None,
-            _ if silence >= NODE_SUSPECT.min(self.down_after / 2) => match state {
+            // Heartbeats may be late by half of what lies between them.
+            _ if silence >= NODE_SUSPECT.min(self.down_after / 2).max(HEARTBEAT * 3 / 2) => match state {
                 // It takes a word from it to bring it back, not the passing of time.
                 NodeState::Down | NodeState::Joining => return None,
                 _ => NodeState::Suspect,
@@ -128,7 +132,8 @@ impl Nodes {
         map.stores.keys().filter_map(load).collect()
     }
 
-    /// The lowest order that all stores of reachable nodes have carried out; `None` if one was not heard yet.
+    /// The lowest order that all stores of reachable nodes have carried out; `None` if one was not heard yet. A store
+    /// that its node does not name is away, like those of nodes that are down: nothing waits for it.
     pub fn orders_passed(&self, map: &ClusterMap) -> Option<OrderNo> {
         let state = self.lock();
         let mut lowest = None;
@@ -136,7 +141,15 @@ impl Nodes {
             if !map.nodes.get(&store.node).is_some_and(|n| n.state.is_reachable()) {
                 continue;
             }
-            let beat = state.stores.get(id).filter(|b| b.start == store.start)?;
+            let Some(beat) = state.stores.get(id) else {
+                if state.heard.contains_key(&store.node) {
+                    continue;
+                }
+                return None;
+            };
+            if beat.start != store.start {
+                return None;
+            }
             lowest = Some(lowest.map_or(beat.orders, |l: OrderNo| l.min(beat.orders)));
         }
         lowest
@@ -162,6 +175,31 @@ mod tests {
         };
         nodes.heard(NodeId(1), &[says], Instant::now());
         assert_eq!(nodes.loads(&map)[0].free, 5);
+    }
+
+    #[test]
+    fn tombstones_do_not_wait_for_a_store_that_its_node_has_lost() {
+        let (nodes, now) = (Nodes::new(Instant::now(), Duration::from_secs(10)), Instant::now());
+        let start = StartCounter(1);
+        let order = |n| OrderNo { incarnation: 1, index: dfs_core::id::LogIndex(n) };
+        let says = |s, n| StoreSays { store: StoreId(s), start, free: 0, total: 0, orders: order(n) };
+        let node = |n: u128| {
+            let node = dfs_core::cluster::Node { addr: "a".into(), zone: String::new(), state: NodeState::Up };
+            (NodeId(n), node)
+        };
+        let store = |s: u128, n| (StoreId(s), dfs_core::cluster::Store { node: NodeId(n), capacity: 1, start });
+        let map = ClusterMap {
+            nodes: [node(1), node(2)].into(),
+            stores: [store(11, 1), store(12, 1), store(21, 2)].into(),
+            ..ClusterMap::default()
+        };
+        nodes.heard(NodeId(1), &[says(11, 7), says(12, 3)], now);
+        assert_eq!(nodes.orders_passed(&map), None);
+        nodes.heard(NodeId(2), &[says(21, 5)], now);
+        assert_eq!(nodes.orders_passed(&map), Some(order(3)));
+        nodes.heard(NodeId(1), &[says(11, 7)], now);
+        assert_eq!(nodes.orders_passed(&map), Some(order(5)));
+        assert_eq!(nodes.loads(&map).len(), 2);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Who is connected, when each session was last heard, and what each is to be asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_core::id::{Ino, SessionId};
+use dfs_core::limits::OPS;
 
 /// Inodes that one session is asked about at a time.
-const ASK_AT_ONCE: usize = 1024;
+const ASK_AT_ONCE: usize = OPS;
 
 #[derive(Debug)]
 struct Live {
@@ -15,7 +16,7 @@ struct Live {
     heard: Instant,
     /// Number of the stream that serves it; a later one takes over.
     stream: u64,
-    ask: Vec<Ino>,
+    ask: BTreeSet<Ino>,
 }
 
 /// All sessions; one lock, held for moments.
@@ -43,7 +44,7 @@ impl Sessions {
 
     /// A session exists, heard at `now`; also at start, for those in the tables.
     pub fn add(&self, id: SessionId, client: String, now: Instant) {
-        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: Vec::new() });
+        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: BTreeSet::new() });
     }
 
     /// A stream begins to serve it; earlier streams of the session are told to end. `None`: no such session.
@@ -67,6 +68,11 @@ impl Sessions {
         }
     }
 
+    /// Whether this stream serves the session.
+    pub fn is_served_by(&self, id: SessionId, stream: u64) -> bool {
+        self.lock().0.get(&id).is_some_and(|live| live.stream == stream)
+    }
+
     /// It has ended.
     pub fn remove(&self, id: SessionId) {
         self.lock().0.remove(&id);
@@ -82,15 +88,14 @@ impl Sessions {
     pub fn ask(&self, id: SessionId, ino: Ino) {
         if let Some(live) = self.lock().0.get_mut(&id)
             && live.ask.len() < ASK_AT_ONCE
-            && !live.ask.contains(&ino)
         {
-            live.ask.push(ino);
+            live.ask.insert(ino);
         }
     }
 
     /// Takes what it is to be asked.
     pub fn take_questions(&self, id: SessionId) -> Vec<Ino> {
-        self.lock().0.get_mut(&id).map(|l| std::mem::take(&mut l.ask)).unwrap_or_default()
+        self.lock().0.get_mut(&id).map(|l| std::mem::take(&mut l.ask)).unwrap_or_default().into_iter().collect()
     }
 
     /// All, by number.
@@ -123,6 +128,7 @@ mod tests {
         assert!(sessions.heard(SessionId(1), first, now));
         let second = sessions.attach(SessionId(1), now).unwrap();
         assert!(!sessions.heard(SessionId(1), first, now));
+        assert!(!sessions.is_served_by(SessionId(1), first) && sessions.is_served_by(SessionId(1), second));
         assert!(sessions.heard(SessionId(1), second, now + Duration::from_secs(3)));
         assert!(sessions.silent(now + Duration::from_secs(5), Duration::from_secs(3)).is_empty());
         assert_eq!(sessions.silent(now + Duration::from_secs(6), Duration::from_secs(3)), [SessionId(1)]);

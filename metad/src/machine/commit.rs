@@ -5,11 +5,12 @@ use dfs_core::id::Seq;
 use dfs_core::limits::{GROUPS, LANES, OPS, PUTS};
 use dfs_core::op::{Commit, CommitReply, Group, OpReply};
 
+use crate::kv::Table;
 use crate::machine::command::Reply;
 use crate::machine::ops;
 use crate::machine::puts::{self, Brought};
 use crate::machine::txn::{Res, Stop, Txn};
-use crate::schema::keys;
+use crate::schema::{Record, keys};
 use crate::schema::session::{LaneRow, SessionRow};
 
 /// Does a commit, or repeats its reply if it was done. A commit refused as a
@@ -20,10 +21,10 @@ pub(super) fn commit(txn: &mut Txn<'_, '_>, commit: &Commit) -> Res<Reply> {
         return Err(Refusal::OverLimit.into());
     }
     let lane = keys::lane(commit.session, commit.lane);
-    let last = txn.get::<LaneRow>(&lane)?;
-    let done = last.as_ref().map_or(Seq(0), |l| l.seq);
+    let last = txn.snap().get(Table::Lane, &lane)?;
+    let done = last.as_ref().map_or(Ok(Seq(0)), |value| LaneRow::seq_of(&lane, value))?;
     match last {
-        Some(last) if last.seq == commit.seq => return Ok(Reply::Commit(last.reply)),
+        Some(last) if done == commit.seq => return Ok(Reply::Commit(LaneRow::from_value(&lane, &last)?.reply)),
         _ if done.0.checked_add(1) != Some(commit.seq.0) => return Err(Refusal::LaneOrder.into()),
         _ => {}
     }

@@ -67,6 +67,8 @@ impl Machine {
         if !formatted && !matches!(entry.command, Command::Format { .. }) {
             return Ok(Err(Refusal::Invalid));
         }
+        // Entries are done or refused each by itself.
+        kv.settle();
         let start = kv.savepoint();
         let mut txn = Txn::new(kv, &self.map, place, entry.now);
         let outcome = run(&mut txn, &entry.command).and_then(|reply| {

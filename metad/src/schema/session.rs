@@ -5,7 +5,8 @@ use dfs_core::op::CommitReply;
 use dfs_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::record::record;
+use crate::kv::Table;
+use crate::schema::record::{Fault, corrupt, record};
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,3 +39,18 @@ pub struct LaneRow {
 }
 
 record!(LaneRow, Lane);
+
+impl LaneRow {
+    /// The number alone: of a large command the reply is large, and is only wanted for a retry.
+    ///
+    /// # Errors
+    /// When the value is of no known version or damaged.
+    pub fn seq_of(key: &[u8], value: &[u8]) -> Result<Seq, Fault> {
+        let seq = match value.split_first() {
+            Some((1, body)) => postcard::take_from_bytes(body).ok(),
+            _ => None,
+        };
+        let (seq, _) = seq.ok_or_else(|| corrupt(Table::Lane, key, "the number cannot be read"))?;
+        Ok(seq)
+    }
+}

@@ -7,20 +7,17 @@ use dfs_core::query::Query;
 use dfs_proto::v1;
 use dfs_proto::v1::meta_server::Meta;
 use futures::Stream;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::kv::Snapshot;
-use crate::machine::{Fault, check, read};
+use crate::machine::{Fault, read};
 use crate::metrics;
 use crate::service::session::{self, ResponseStream};
-use crate::service::{Service, fault, now};
+use crate::service::{Service, check, fault, now};
 
 /// Orphans counted for people; more are not told apart.
 const ORPHANS: usize = 10_000;
-/// Findings in one message of a check.
-const FINDINGS: usize = 100;
 
 #[tonic::async_trait]
 impl Meta for Service {
@@ -49,8 +46,8 @@ impl Meta for Service {
         let shared = &self.0;
         let map = shared.map();
         let snapshot = shared.engine.snapshot();
-        let counters = read::counters(&*snapshot).map_err(fault)?;
-        let orphans = read::orphans(&*snapshot, None, ORPHANS).map_err(fault)?.0.len();
+        let numbers = move || Ok((read::counters(&*snapshot)?, read::orphans(&*snapshot, None, ORPHANS)?.0.len()));
+        let (counters, orphans) = blocking(numbers).await?.map_err(|e: Fault| fault(e))?;
         let silence = |id| {
             let known = shared.nodes.was_heard(id);
             if known { millis(shared.nodes.silence(id, now())) } else { u64::MAX }
@@ -77,29 +74,7 @@ impl Meta for Service {
     type CheckStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::CheckResponse, Status>> + Send>>;
 
     async fn check(&self, _: Request<v1::CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
-        let snapshot = self.0.engine.snapshot();
-        let (tx, rx) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            let send = |r| drop(tx.blocking_send(r));
-            match check::check(&*snapshot) {
-                Ok(report) => {
-                    for part in report.findings.chunks(FINDINGS) {
-                        let findings = part.iter().map(words).collect();
-                        send(Ok(v1::CheckResponse { findings, ..Default::default() }));
-                    }
-                    send(Ok(v1::CheckResponse {
-                        findings: Vec::new(),
-                        done: true,
-                        inodes: report.inodes,
-                        extents: report.extents,
-                        chunks: report.chunks,
-                        missed: report.missed,
-                        more: report.wrong - report.findings.len() as u64,
-                    }));
-                }
-                Err(e) => send(Err(fault(e))),
-            }
-        });
+        let rx = check::begin(&self.0)?;
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
 
@@ -139,10 +114,6 @@ fn known_chunks(
         known.push(v1::KnownChunk { id, len: info.chunk.len, references: info.refs, missed });
     }
     Ok(known)
-}
-
-fn words(finding: &check::Finding) -> String {
-    format!("table {}, key {}: {}", finding.table, finding.key, finding.what)
 }
 
 fn millis(d: std::time::Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! gRPC: decode, ask the engine, encode. Nothing is decided here.
 
+mod check;
 mod meta;
 mod nodes;
 mod session;
@@ -49,9 +50,10 @@ impl Shared {
         let replicas = u64::from(map.replicas.max(1));
         let loads = self.nodes.loads(&map);
         let reachable = || loads.iter().filter(|l| map.is_reachable(l.store));
+        let sum = |bytes: fn(&StoreLoad) -> u64| reachable().map(bytes).fold(0, u64::saturating_add) / replicas;
         Ok(StatFs {
-            total_bytes: reachable().map(|l| l.total).sum::<u64>() / replicas,
-            free_bytes: reachable().map(|l| l.free).sum::<u64>() / replicas,
+            total_bytes: sum(|l| l.total),
+            free_bytes: sum(|l| l.free),
             inodes: read::counters(&*self.engine.snapshot()).map_err(Fault::new)?.inodes,
         })
     }

@@ -2,6 +2,7 @@
 
 use dfs_core::cluster::NodeState;
 use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, LogIndex, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
 use dfs_core::limits::{LABEL_BYTES, LIST_CHUNKS, STORES_PER_NODE};
 use dfs_proto::v1::nodes_server::Nodes;
@@ -47,7 +48,7 @@ impl Nodes for Service {
         let suspect = match shared.engine.submit(Command::RegisterNode(register)).await.map_err(fault)? {
             Ok(Reply::Registered { suspect }) => suspect,
             Ok(other) => return Err(fault(format!("unexpected reply {other:?}"))),
-            Err(refusal) => return Err(Status::failed_precondition(refusal.to_string())),
+            Err(refused) => return Err(refusal(&refused)),
         };
         shared.nodes.registered(node, now());
         shared.nodes.heard(node, &says, now());
@@ -160,7 +161,7 @@ impl Service {
     async fn done(&self, command: Command) -> Result<(), Status> {
         match self.0.engine.submit(command).await.map_err(fault)? {
             Ok(_) => Ok(()),
-            Err(refusal) => Err(Status::failed_precondition(refusal.to_string())),
+            Err(refused) => Err(refusal(&refused)),
         }
     }
 
@@ -190,6 +191,14 @@ impl Service {
             None => true,
             Some(start) => start.next.is_some_and(|next| next <= LogIndex(request.index)),
         })
+    }
+}
+
+/// A node that hears 'failed precondition' at its registration ends for good; a full disk is no reason for that.
+fn refusal(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::NoSpace => Status::unavailable("the disk of the metadata is full"),
+        other => Status::failed_precondition(other.to_string()),
     }
 }
 
@@ -267,4 +276,15 @@ fn read_orders(
         complete_up_to: Some(complete.into()),
         floor: Some(state.floor.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_here_does_not_end_the_nodes() {
+        assert_eq!(refusal(&Refusal::NoSpace).code(), tonic::Code::Unavailable);
+        assert_eq!(refusal(&Refusal::OverLimit).code(), tonic::Code::FailedPrecondition);
+    }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, Ino, SessionId};
-use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, SESSIONS};
+use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS};
 use dfs_core::op::Commit;
 use dfs_core::query::{Answer, Query};
-use dfs_proto::{Malformed, PROTOCOL, v1};
+use dfs_proto::{Malformed, Message, PROTOCOL, v1};
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
@@ -23,17 +23,22 @@ use crate::service::{Shared, fault, now};
 const IN_FLIGHT: u32 = 512;
 /// Results put into one message at most.
 const MERGE: usize = 64;
+/// Bytes after which no further result goes into a message: far below what one may have, with the largest result added.
+const MERGE_BYTES: usize = META_MESSAGE_BYTES / 8;
 /// Calls in one message at most.
 const CALLS: usize = 1024;
+/// Inodes said not to be held in one message at most.
+const NOT_HELD: usize = OPS;
 /// A stream that does not say who it is by then is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) type ResponseStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
-/// What goes out. Unbounded, but never longer than the calls in flight and a pulse a second.
+/// What goes out. Unbounded, but never longer than the calls in flight, the greeting and one pulse: a client that does
+/// not read gets no more of them.
 enum Out {
     Done { id: u64, outcome: Result<Result<Done, Refusal>, Fault>, _permit: OwnedSemaphorePermit },
-    Pulse(Box<v1::SessionResponse>),
+    Pulse { message: Box<v1::SessionResponse>, _permit: Option<OwnedSemaphorePermit> },
     End(Status),
 }
 
@@ -63,14 +68,14 @@ pub(super) async fn serve(
     let welcome = v1::Welcome { session: session.0, resumed, map: Some((*map).clone().into()) };
     let loads = shared.loads().into_iter().map(Into::into).collect();
     let greeting = v1::SessionResponse { welcome: Some(welcome), loads, ..Default::default() };
-    drop(out.send(Out::Pulse(Box::new(greeting))));
-    let serving =
-        Serving { shared, session, stream, epoch: map.epoch, out, gate: Arc::new(Semaphore::new(IN_FLIGHT as usize)) };
+    drop(out.send(Out::Pulse { message: Box::new(greeting), _permit: None }));
+    let gate = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, pulses: Arc::new(Semaphore::new(1)) };
     tokio::spawn(serving.run(first, requests));
     Ok(Box::pin(responses(results)))
 }
 
-async fn open(shared: &Shared, hello: &v1::Hello) -> Result<(SessionId, bool), Status> {
+async fn open(shared: &Arc<Shared>, hello: &v1::Hello) -> Result<(SessionId, bool), Status> {
     if hello.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(
             "this metad speaks protocol version {PROTOCOL}, the client version {}; use matching versions",
@@ -87,10 +92,16 @@ async fn open(shared: &Shared, hello: &v1::Hello) -> Result<(SessionId, bool), S
     if hello.client.len() > LABEL_BYTES {
         return Err(Status::invalid_argument("the client's description is too long"));
     }
-    match shared.engine.submit(Command::OpenSession { client: hello.client.clone() }).await {
+    // By itself: a client that goes away meanwhile must not leave a session that nobody here knows, for it would
+    // never be ended and every orphan would wait for it.
+    tokio::spawn(open_new(shared.clone(), hello.client.clone())).await.map_err(fault)?
+}
+
+async fn open_new(shared: Arc<Shared>, client: String) -> Result<(SessionId, bool), Status> {
+    match shared.engine.submit(Command::OpenSession { client: client.clone() }).await {
         Ok(Ok(Reply::Session(id))) => {
-            shared.sessions.add(id, hello.client.clone(), now());
-            tracing::info!(session = id.0, client = hello.client, "session opened");
+            tracing::info!(session = id.0, client, "session opened");
+            shared.sessions.add(id, client, now());
             Ok((id, false))
         }
         Ok(Err(Refusal::OverLimit)) => {
@@ -130,6 +141,8 @@ struct Serving {
     epoch: Epoch,
     out: mpsc::UnboundedSender<Out>,
     gate: Arc<Semaphore>,
+    /// Whether a pulse still waits to be read.
+    pulses: Arc<Semaphore>,
 }
 
 impl Serving {
@@ -148,17 +161,25 @@ impl Serving {
                 }
                 return;
             }
-            tokio::select! {
+            // Requests last: they may never end, and the others are rare.
+            let serves = tokio::select! {
                 biased;
+                _ = shutdown.wait_for(|s| *s) => return,
+                () = self.out.closed() => return,
+                _ = pulse.tick() => self.pulse(),
+                changed = map.changed() => if changed.is_ok() { self.pulse() } else { return },
                 request = requests.message() => match request {
-                    Ok(Some(request)) => next = Some(request),
+                    Ok(Some(request)) => {
+                        next = Some(request);
+                        true
+                    }
                     // The client is gone; its session stays until it comes back or is silent for too long.
                     Ok(None) | Err(_) => return,
                 },
-                _ = pulse.tick() => self.pulse(),
-                changed = map.changed() => if changed.is_ok() { self.pulse() } else { return },
-                _ = shutdown.wait_for(|s| *s) => return,
-                () = self.out.closed() => return,
+            };
+            if !serves {
+                drop(self.out.send(Out::End(not_served())));
+                return;
             }
         }
     }
@@ -166,9 +187,9 @@ impl Serving {
     /// Starts what a message asks for. An error ends the stream, with a status if the client shall know.
     async fn take(&mut self, request: v1::SessionRequest) -> Result<(), Option<Status>> {
         if !self.shared.sessions.heard(self.session, self.stream, now()) {
-            return Err(Some(Status::not_found("the session has ended, or another stream serves it")));
+            return Err(Some(not_served()));
         }
-        if request.calls.len() > CALLS || request.not_held.len() > CALLS {
+        if request.calls.len() > CALLS || request.not_held.len() > NOT_HELD {
             return Err(Some(Status::invalid_argument("too many calls in one message")));
         }
         self.epoch = self.epoch.max(Epoch(request.epoch));
@@ -243,19 +264,30 @@ impl Serving {
         }
     }
 
-    /// What the client should know by now, at least once a second.
-    fn pulse(&mut self) {
+    /// What the client should know by now, at least once a second. False: this stream does not serve the session any
+    /// more, and must not take its questions.
+    fn pulse(&mut self) -> bool {
+        if !self.shared.sessions.is_served_by(self.session, self.stream) {
+            return false;
+        }
+        let Ok(permit) = self.pulses.clone().try_acquire_owned() else { return true };
         let map = self.shared.map();
         let newer = map.epoch > self.epoch;
         self.epoch = map.epoch;
         let questions = self.shared.sessions.take_questions(self.session);
-        drop(self.out.send(Out::Pulse(Box::new(v1::SessionResponse {
+        let message = Box::new(v1::SessionResponse {
             map: newer.then(|| (*map).clone().into()),
             loads: self.shared.loads().into_iter().map(Into::into).collect(),
             held: questions.into_iter().map(|i| i.0).collect(),
             ..Default::default()
-        }))));
+        });
+        drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));
+        true
     }
+}
+
+fn not_served() -> Status {
+    Status::not_found("the session has ended, or another stream serves it")
 }
 
 /// Answers one question; `StatFs` needs what only nodes know.
@@ -272,19 +304,32 @@ fn responses(
 ) -> impl Stream<Item = Result<v1::SessionResponse, Status>> + Send + 'static {
     let results = futures::stream::unfold(results, |mut rx| async move { Some((rx.recv().await?, rx)) });
     results.ready_chunks(MERGE).flat_map(|ready| {
+        let mut results: Vec<v1::CallResult> = Vec::new();
         let mut messages: Vec<Result<v1::SessionResponse, Status>> = Vec::new();
-        let mut merged = v1::SessionResponse::default();
         for out in ready {
             match out {
-                Out::Done { id, outcome, .. } => merged.results.push(result(id, outcome)),
-                Out::Pulse(message) => messages.push(Ok(*message)),
+                Out::Done { id, outcome, .. } => results.push(result(id, outcome)),
+                Out::Pulse { message, .. } => messages.push(Ok(*message)),
                 Out::End(status) => messages.push(Err(status)),
             }
         }
-        if !merged.results.is_empty() {
-            messages.insert(0, Ok(merged));
+        futures::stream::iter(merge(results).map(Ok).chain(messages).collect::<Vec<_>>())
+    })
+}
+
+/// Results in as few messages as their sizes allow.
+fn merge(results: Vec<v1::CallResult>) -> impl Iterator<Item = v1::SessionResponse> {
+    let mut results = results.into_iter();
+    std::iter::from_fn(move || {
+        let mut message = v1::SessionResponse::default();
+        let mut bytes = 0;
+        while bytes < MERGE_BYTES
+            && let Some(result) = results.next()
+        {
+            bytes += result.encoded_len();
+            message.results.push(result);
         }
-        futures::stream::iter(messages)
+        (!message.results.is_empty()).then_some(message)
     })
 }
 
@@ -299,4 +344,21 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
         Err(fault) => Body::Fault(fault.to_string()),
     };
     v1::CallResult { id, body: Some(body) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_results_do_not_travel_in_one_message() {
+        let large = |id| v1::CallResult { id, body: Some(v1::call_result::Body::Fault("x".repeat(700_000))) };
+        let small = |id| v1::CallResult { id, body: Some(v1::call_result::Body::Fault("x".into())) };
+        let results: Vec<_> = (0..64).map(|id| if id < 32 { large(id) } else { small(id) }).collect();
+        let messages: Vec<_> = merge(results.clone()).collect();
+        assert!(messages.iter().all(|m| m.encoded_len() < META_MESSAGE_BYTES / 2));
+        assert!(messages.len() < 20, "{}", messages.len());
+        assert_eq!(messages.into_iter().flat_map(|m| m.results).collect::<Vec<_>>(), results);
+        assert_eq!(merge(Vec::new()).count(), 0);
+    }
 }

@@ -54,7 +54,7 @@ impl Check<'_> {
         let mut along =
             Along { dentries: rows(Table::Dentry), extents: rows(Table::Extent), xattrs: rows(Table::Xattr) };
         let mut rooted = BTreeSet::from([Ino::ROOT]);
-        let mut first = Ino(0);
+        let mut after = None;
         loop {
             let mut window: Vec<Named> = Vec::new();
             while window.len() < self.window {
@@ -63,9 +63,8 @@ impl Check<'_> {
                     window.push(Named { ino, parent: Ino(0), names: 0, kind: None, kinds_differ: false });
                 }
             }
-            let is_last = ahead.peek()?.is_none();
-            let end = if is_last { None } else { window.last().map(|n| Ino(n.ino.0 + 1)) };
-            self.names(&mut window, first, end)?;
+            let last = if ahead.peek()?.is_none() { None } else { window.last().map(|n| n.ino) };
+            self.names(&mut window, after, last)?;
             let mut named = window.into_iter().peekable();
             while named.peek().is_some() {
                 let Some((key, value)) = inodes.next()? else { break };
@@ -88,26 +87,24 @@ impl Check<'_> {
                     }
                 }
             }
-            match end {
-                Some(end) => first = end,
-                None => {
-                    while let Some((key, _)) = inodes.next()? {
-                        self.row(Err(corrupt(Table::Inode, &key, "not a key")))?;
-                    }
-                    self.inside(&mut along, Ino(u64::MAX), None)?;
-                    return Ok(());
+            if last.is_none() {
+                while let Some((key, _)) = inodes.next()? {
+                    self.row(Err(corrupt(Table::Inode, &key, "not a key")))?;
                 }
+                self.inside(&mut along, Ino(u64::MAX), None)?;
+                return Ok(());
             }
+            after = last;
         }
     }
 
-    /// What all names say of the inodes of the window, which are all from `first` to before `end`.
-    fn names(&mut self, window: &mut [Named], first: Ino, end: Option<Ino>) -> Result<(), Fault> {
+    /// What all names say of the inodes of the window, which are all after `after` up to `last`.
+    fn names(&mut self, window: &mut [Named], after: Option<Ino>, last: Option<Ino>) -> Result<(), Fault> {
         let mut dentries = Rows::new(self.snap, Table::Dentry, Vec::new());
         while let Some((key, value)) = dentries.next()? {
             // A damaged row is reported when it is read along with its directory.
             let Ok(row) = DentryRow::from_value(&key, &value) else { continue };
-            if row.ino < first || end.is_some_and(|end| row.ino >= end) {
+            if after.is_some_and(|after| row.ino <= after) || last.is_some_and(|last| row.ino > last) {
                 continue;
             }
             match (window.binary_search_by_key(&row.ino, |n| n.ino), keys::parse_dentry(&key)) {

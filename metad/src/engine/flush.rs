@@ -1,0 +1,106 @@
+//! When the state is flushed, so that a start never has much to apply again.
+//!
+//! What a crash costs is what was applied since the flush before the last: one
+//! flush runs in the background while the next stretch gathers, and when that
+//! has become due as well the writer waits. A start counts what it replayed, so
+//! crashes one after the other do not add up.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use dfs_core::id::LogIndex;
+use dfs_core::op::Op;
+
+use crate::engine::Fault;
+use crate::kv::{Kv, KvError, RocksKv};
+use crate::machine::command::Command;
+
+/// The state is flushed after so many ops, chunks and changed rows: half a second of work or so.
+const WORK: u64 = 150_000;
+/// And after this much log on disk.
+const LOG_BYTES: u64 = 48 << 20;
+/// What the log writes for a group at least.
+const LOG_UNIT: u64 = 4 << 10;
+
+/// What was applied and not flushed, as far as it costs a start time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unflushed {
+    work: u64,
+    log_bytes: u64,
+}
+
+impl Unflushed {
+    /// Counts an entry that was a group of the log by itself, or may have been.
+    pub(super) fn add_entry(&mut self, command: &Command, payload_bytes: usize) {
+        self.add_work(command);
+        self.add_log(payload_bytes as u64);
+    }
+
+    /// Counts what a command asks for, done or refused.
+    pub(super) fn add_work(&mut self, command: &Command) {
+        self.work += 1;
+        if let Command::Commit(commit) = command {
+            let ops = commit.groups.iter().flat_map(|g| &g.ops).map(|op| match op {
+                Op::Write(w) => 1 + w.extents.len() + w.holes.len(),
+                Op::Move { pieces, .. } => 1 + pieces.len(),
+                _ => 1,
+            });
+            self.work += (commit.puts.len() + ops.sum::<usize>()) as u64;
+        }
+    }
+
+    /// Counts rows that were changed.
+    pub(super) fn add_rows(&mut self, rows: usize) {
+        self.work += rows as u64;
+    }
+
+    /// Counts a group in the log.
+    pub(super) fn add_log(&mut self, payload_bytes: u64) {
+        self.log_bytes += payload_bytes.max(LOG_UNIT);
+    }
+
+    fn is_due(self) -> bool {
+        self.work >= WORK || self.log_bytes >= LOG_BYTES
+    }
+}
+
+/// The flush that is under way, if any, and what the next is to be for.
+#[derive(Debug)]
+pub(super) struct Flusher {
+    kv: Arc<RocksKv>,
+    pub(super) unflushed: Unflushed,
+    running: Option<JoinHandle<Result<LogIndex, KvError>>>,
+}
+
+impl Flusher {
+    pub(super) fn new(kv: Arc<RocksKv>, unflushed: Unflushed) -> Self {
+        Self { kv, unflushed, running: None }
+    }
+
+    /// Begins a flush if one is due, after the one before has ended. Returns the index that a flush which
+    /// has ended has made durable.
+    pub(super) fn look_after(&mut self) -> Result<Option<LogIndex>, Fault> {
+        let is_due = self.unflushed.is_due();
+        let ended = self.running.take_if(|running| is_due || running.is_finished());
+        let durable = ended.map(wait).transpose()?;
+        if is_due {
+            self.unflushed = Unflushed::default();
+            let kv = self.kv.clone();
+            let thread = std::thread::Builder::new().name("flush".into()).spawn(move || kv.flush());
+            self.running = Some(thread.map_err(|e| Fault::new(format!("no thread for flushing: {e}")))?);
+        }
+        Ok(durable)
+    }
+
+    /// Flushes everything, and waits for it.
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        self.running.take().map(wait).transpose()?;
+        self.kv.flush()?;
+        Ok(())
+    }
+}
+
+fn wait(thread: JoinHandle<Result<LogIndex, KvError>>) -> Result<LogIndex, Fault> {
+    let ended = thread.join().map_err(|_| Fault::new("the thread that flushed the state has panicked"))?;
+    ended.map_err(|e| Fault::new(format!("the state could not be flushed: {e}")))
+}
