@@ -14,26 +14,32 @@ const fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
 }
 
-/// Whether thread `tid` has a signal pending that should end its wait. 0 is nobody.
+/// Whether thread `tid` has a signal pending that should end its wait. 0 is nobody. With `killed`, only one after
+/// which it does nothing more counts.
 #[must_use]
-pub fn wants_out(tid: u32) -> bool {
-    tid != 0 && std::fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| is_ending(&status))
+pub fn wants_out(tid: u32, killed: bool) -> bool {
+    let end = |status: String| is_ending(&status, killed);
+    tid != 0 && std::fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(end)
 }
 
 /// The same from the text of `/proc/TID/status`.
-fn is_ending(status: &str) -> bool {
+fn is_ending(status: &str, killed: bool) -> bool {
     let mask = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|l| u64::from_str_radix(l.trim_start_matches(':').trim(), 16).ok()).unwrap_or(0)
     };
     let pending = mask("SigPnd") | mask("ShdPnd");
     let heard = pending & !mask("SigBlk") & !mask("SigIgn");
-    pending & KILL != 0 || heard & END != 0
+    pending & KILL != 0 || (!killed && heard & END != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_ending(status: &str) -> bool {
+        super::is_ending(status, false)
+    }
 
     fn status(pending: u64, shared: u64, blocked: u64, ignored: u64) -> String {
         format!(
@@ -56,8 +62,17 @@ mod tests {
     }
 
     #[test]
+    fn who_changes_something_is_let_go_only_to_die() {
+        let int = bit(libc::SIGINT);
+        let is_killed = |status: String| super::is_ending(&status, true);
+        assert!(!is_killed(status(int, int, 0, 0)));
+        assert!(is_killed(status(int | KILL, 0, 0, 0)));
+        assert!(is_killed(status(0, KILL, u64::MAX, 0)));
+    }
+
+    #[test]
     fn a_living_thread_without_signals_stays() {
-        assert!(!wants_out(std::process::id()));
-        assert!(!wants_out(0));
+        assert!(!wants_out(std::process::id(), false));
+        assert!(!wants_out(0, false));
     }
 }

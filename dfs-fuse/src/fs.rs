@@ -26,7 +26,7 @@ use fuser::{
 use tokio::sync::oneshot;
 
 use crate::reply::{self, CreateReply, OpenDirReply, OpenReply, PlusReply, SizedReply};
-use crate::task::{Limits, Tasks};
+use crate::task::{Limits, Manner, Tasks};
 
 /// Largest write request, and so the piece in which the kernel passes on what programs write.
 const MAX_WRITE: u32 = 1 << 20;
@@ -76,18 +76,30 @@ impl Dfs {
         reply: R,
         op: impl Future<Output = dfs_client::error::FsResult<T>> + Send + 'static,
     ) {
-        self.tasks.run(req.pid(), self.limits.call, reply, op, |_| ());
+        self.tasks.run(req.pid(), self.limits.call, Manner::Asks, reply, op, |_| ());
     }
 
-    /// The same for what gives the kernel an inode to remember.
+    /// The same for what changes something.
+    fn run_change<T: Send, R: reply::Answer<T>>(
+        &self,
+        req: &Request,
+        reply: R,
+        op: impl Future<Output = dfs_client::error::FsResult<T>> + Send + 'static,
+    ) {
+        self.tasks.run(req.pid(), self.limits.sync, Manner::Changes, reply, op, |_| ());
+    }
+
+    /// For what gives the kernel an inode to remember.
     fn run_entry(
         &self,
         req: &Request,
+        manner: Manner,
         reply: ReplyEntry,
         op: impl Future<Output = dfs_client::error::FsResult<dfs_client::vfs::Entry>> + Send + 'static,
     ) {
         let vfs = Arc::clone(&self.vfs);
-        self.tasks.run(req.pid(), self.limits.call, reply, op, move |late| vfs.forget(late.attr.ino, 1));
+        let limit = if manner == Manner::Changes { self.limits.sync } else { self.limits.call };
+        self.tasks.run(req.pid(), limit, manner, reply, op, move |late| vfs.forget(late.attr.ino, 1));
     }
 
     fn vfs(&self) -> Arc<Vfs> {
@@ -153,7 +165,7 @@ impl Filesystem for Dfs {
             return self.tasks.now(reply, result);
         }
         let vfs = self.vfs();
-        self.run_entry(req, reply, async move { vfs.lookup(ino(parent), &name).await });
+        self.run_entry(req, Manner::Asks, reply, async move { vfs.lookup(ino(parent), &name).await });
     }
 
     fn forget(&self, _req: &Request, node: INodeNo, nlookup: u64) {
@@ -203,7 +215,7 @@ impl Filesystem for Dfs {
         };
         let changes_owner = uid.is_some() || gid.is_some();
         let vfs = self.vfs();
-        self.run(req, reply, async move {
+        self.run_change(req, reply, async move {
             // chown(2) takes setuid and setgid from anything but a directory, whoever calls; with
             // HANDLE_KILLPRIV_V2 that is left to us.
             if changes_owner && set.mode.is_none() && vfs.getattr(ino(node)).await?.attr.kind != FileKind::Directory {
@@ -221,32 +233,37 @@ impl Filesystem for Dfs {
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let name = name_or_return!(name, reply);
         let (vfs, who) = (self.vfs(), caller(req, umask));
-        self.run_entry(req, reply, async move { vfs.mknod(who, ino(parent), &name, mode, rdev).await });
+        self.run_entry(
+            req,
+            Manner::Changes,
+            reply,
+            async move { vfs.mknod(who, ino(parent), &name, mode, rdev).await },
+        );
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let name = name_or_return!(name, reply);
         let (vfs, who) = (self.vfs(), caller(req, umask));
-        self.run_entry(req, reply, async move { vfs.mkdir(who, ino(parent), &name, mode).await });
+        self.run_entry(req, Manner::Changes, reply, async move { vfs.mkdir(who, ino(parent), &name, mode).await });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or_return!(name, reply);
         let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.unlink(ino(parent), &name).await });
+        self.run_change(req, reply, async move { vfs.unlink(ino(parent), &name).await });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or_return!(name, reply);
         let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.rmdir(ino(parent), &name).await });
+        self.run_change(req, reply, async move { vfs.rmdir(ino(parent), &name).await });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let name = name_or_return!(name, reply);
         let (vfs, who) = (self.vfs(), caller(req, 0));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.run_entry(req, reply, async move { vfs.symlink(who, ino(parent), &name, &target).await });
+        self.run_entry(req, Manner::Changes, reply, async move { vfs.symlink(who, ino(parent), &name, &target).await });
     }
 
     fn rename(
@@ -262,7 +279,7 @@ impl Filesystem for Dfs {
         let name = name_or_return!(name, reply);
         let new_name = name_or_return!(new_name, reply);
         let (vfs, who) = (self.vfs(), caller(req, 0));
-        self.run(req, reply, async move {
+        self.run_change(req, reply, async move {
             vfs.rename(who, ino(parent), &name, ino(new_parent), &new_name, flags.bits()).await
         });
     }
@@ -270,7 +287,7 @@ impl Filesystem for Dfs {
     fn link(&self, req: &Request, node: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
         let name = name_or_return!(new_name, reply);
         let vfs = self.vfs();
-        self.run_entry(req, reply, async move { vfs.link(ino(node), ino(new_parent), &name).await });
+        self.run_entry(req, Manner::Changes, reply, async move { vfs.link(ino(node), ino(new_parent), &name).await });
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -281,7 +298,8 @@ impl Filesystem for Dfs {
         }
         let (vfs, after) = (self.vfs(), self.vfs());
         let op = async move { vfs.open(ino(node), flags.0).await };
-        self.tasks.run(req.pid(), self.limits.call, reply, op, move |late: Opened| after.release(late.fh));
+        self.tasks
+            .run(req.pid(), self.limits.call, Manner::Asks, reply, op, move |late: Opened| after.release(late.fh));
     }
 
     fn create(
@@ -297,10 +315,17 @@ impl Filesystem for Dfs {
         let name = name_or_return!(name, reply);
         let (vfs, after, who) = (self.vfs(), self.vfs(), caller(req, umask));
         let op = async move { vfs.create(who, ino(parent), &name, mode, flags).await };
-        self.tasks.run(req.pid(), self.limits.call, CreateReply(reply, flags), op, move |(entry, opened)| {
-            after.release(opened.fh);
-            after.forget(entry.attr.ino, 1);
-        });
+        self.tasks.run(
+            req.pid(),
+            self.limits.sync,
+            Manner::Changes,
+            CreateReply(reply, flags),
+            op,
+            move |(entry, opened)| {
+                after.release(opened.fh);
+                after.forget(entry.attr.ino, 1);
+            },
+        );
     }
 
     fn read(
@@ -340,7 +365,9 @@ impl Filesystem for Dfs {
             return self.tasks.now(reply, result);
         }
         let (vfs, data) = (self.vfs(), Bytes::copy_from_slice(data));
-        self.run(req, reply, async move { vfs.write(fh.0, offset, data, kill_priv).await });
+        // What its caller is told has failed must not be written later.
+        let op = async move { vfs.write(fh.0, offset, data, kill_priv).await };
+        self.tasks.run(req.pid(), self.limits.call, Manner::Stops, reply, op, |_| ());
     }
 
     fn flush(&self, _req: &Request, _node: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -365,13 +392,15 @@ impl Filesystem for Dfs {
 
     fn fsync(&self, req: &Request, _node: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs();
-        self.tasks.run(req.pid(), self.limits.sync, reply, async move { vfs.fsync(fh.0).await }, |()| ());
+        self.tasks.run(req.pid(), self.limits.sync, Manner::Asks, reply, async move { vfs.fsync(fh.0).await }, |()| ());
     }
 
     fn opendir(&self, req: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, after) = (self.vfs(), self.vfs());
         let op = async move { vfs.opendir(ino(node)).await };
-        self.tasks.run(req.pid(), self.limits.call, OpenDirReply(reply), op, move |late| after.releasedir(late));
+        self.tasks.run(req.pid(), self.limits.call, Manner::Asks, OpenDirReply(reply), op, move |late| {
+            after.releasedir(late)
+        });
     }
 
     fn readdir(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
@@ -383,7 +412,7 @@ impl Filesystem for Dfs {
         let (vfs, after) = (self.vfs(), self.vfs());
         let reply = PlusReply(reply, self.vfs());
         let op = async move { vfs.readdir(fh.0, offset, true, DIR_ENTRIES_PLUS).await };
-        self.tasks.run(req.pid(), self.limits.call, reply, op, move |late| {
+        self.tasks.run(req.pid(), self.limits.call, Manner::Asks, reply, op, move |late| {
             late.iter().for_each(|item| reply::forget(&after, item));
         });
     }
@@ -396,7 +425,14 @@ impl Filesystem for Dfs {
 
     fn fsyncdir(&self, req: &Request, _node: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs();
-        self.tasks.run(req.pid(), self.limits.sync, reply, async move { vfs.fsyncdir(fh.0).await }, |()| ());
+        self.tasks.run(
+            req.pid(),
+            self.limits.sync,
+            Manner::Asks,
+            reply,
+            async move { vfs.fsyncdir(fh.0).await },
+            |()| (),
+        );
     }
 
     fn statfs(&self, req: &Request, _node: INodeNo, reply: ReplyStatfs) {
@@ -418,7 +454,7 @@ impl Filesystem for Dfs {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let (vfs, name, value) = (self.vfs(), name.as_bytes().to_vec(), value.to_vec());
-        self.run(req, reply, async move { vfs.setxattr(ino(node), &name, &value, flags).await });
+        self.run_change(req, reply, async move { vfs.setxattr(ino(node), &name, &value, flags).await });
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -441,7 +477,7 @@ impl Filesystem for Dfs {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let (vfs, name) = (self.vfs(), name.as_bytes().to_vec());
-        self.run(req, reply, async move { vfs.removexattr(ino(node), &name).await });
+        self.run_change(req, reply, async move { vfs.removexattr(ino(node), &name).await });
     }
 
     fn access(&self, _req: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

@@ -1,8 +1,9 @@
 //! Requests that cannot be answered at once: a task each, with a deadline, and an ear for callers
 //! that are to end.
 //!
-//! What was given up is not cut off in the middle: it runs on to its own end (the client's calls
-//! have deadlines of their own), and what it then brings, such as an open handle, is put back.
+//! What was given up is as a rule not cut off in the middle: it runs on to its own end (the client's calls
+//! have deadlines of their own), and what it then brings, such as an open handle, is put back. A caller that
+//! heard of an error must not find later that its change happened after what it did next: see [`Manner`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,8 +32,20 @@ const LEFT_ALONE: Duration = Duration::from_secs(600);
 pub struct Limits {
     /// For most requests: the client's own deadline and a little more, so that its error comes first.
     pub call: Duration,
-    /// For fsync and its like, which may have a whole buffer to save.
+    /// For fsync and its like, which may have a whole buffer to save, and for changes, which may have to save a
+    /// file first: longer than these ever take.
     pub sync: Duration,
+}
+
+/// How to give an operation up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// For a signal that asks a program to end, and at the deadline; it runs on to its end.
+    Asks,
+    /// The same, but only for a caller that is killed: one that goes on could be overtaken by what it gave up.
+    Changes,
+    /// For a signal and at the deadline; it is dropped and nothing has happened.
+    Stops,
 }
 
 impl Limits {
@@ -75,7 +88,7 @@ impl Tasks {
     }
 
     /// Answers thread `tid` when `op` is done, or with an error after `limit`; `undo` gets what comes too late.
-    pub(crate) fn run<T, R, F, U>(&self, tid: u32, limit: Duration, reply: R, op: F, undo: U)
+    pub(crate) fn run<T, R, F, U>(&self, tid: u32, limit: Duration, manner: Manner, reply: R, op: F, undo: U)
     where
         T: Send,
         R: Answer<T>,
@@ -91,15 +104,17 @@ impl Tasks {
         meters.in_flight.increment(1.0);
         self.runtime.spawn(async move {
             let _permit = permit;
-            supervise(tid, limit, reply, op, undo, &meters, &complaints).await;
+            supervise(tid, limit, manner, reply, op, undo, &meters, &complaints).await;
             meters.in_flight.decrement(1.0);
         });
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn supervise<T, R, F, U>(
     tid: u32,
     limit: Duration,
+    manner: Manner,
     reply: R,
     op: F,
     undo: U,
@@ -110,7 +125,7 @@ async fn supervise<T, R, F, U>(
     F: Future<Output = FsResult<T>>,
     U: FnOnce(T),
 {
-    tokio::pin!(op);
+    let mut op = Box::pin(op);
     let end = Instant::now() + limit;
     let given_up = loop {
         let wait = LOOK.min(end.saturating_duration_since(Instant::now()));
@@ -125,13 +140,18 @@ async fn supervise<T, R, F, U>(
                 meters.deadlines.increment(1);
                 break Errno::EIO;
             }
-            Err(_) if caller::wants_out(tid) => {
+            Err(_) if caller::wants_out(tid, manner == Manner::Changes) => {
                 meters.interrupts.increment(1);
                 break Errno::EINTR;
             }
             Err(_) => {}
         }
     };
+    if manner == Manner::Stops {
+        // Before the caller hears of it.
+        drop(op);
+        return reply.answer(Err(given_up));
+    }
     reply.answer(Err(given_up));
     if let Ok(Ok(late)) = timeout(LEFT_ALONE, op).await {
         undo(late);
@@ -164,9 +184,9 @@ mod tests {
     fn an_answer_and_an_error_reach_the_caller() {
         let (_runtime, tasks) = tasks();
         let (tx, rx) = channel();
-        tasks.run(0, LONG, Told(tx.clone()), async { Ok(7) }, |_| panic!("not late"));
+        tasks.run(0, LONG, Manner::Asks, Told(tx.clone()), async { Ok(7) }, |_| panic!("not late"));
         assert_eq!(rx.recv().unwrap(), Ok(7));
-        tasks.run(0, LONG, Told(tx), async { Err(FsError::NoSpace) }, |_| panic!("not late"));
+        tasks.run(0, LONG, Manner::Asks, Told(tx), async { Err(FsError::NoSpace) }, |_| panic!("not late"));
         assert_eq!(rx.recv().unwrap(), Err(libc::ENOSPC));
     }
 
@@ -180,7 +200,7 @@ mod tests {
             let _ = gone.await;
             Ok(9)
         };
-        tasks.run(0, Duration::from_millis(20), Told(tx), op, move |n| late_tx.send(n).unwrap());
+        tasks.run(0, Duration::from_millis(20), Manner::Changes, Told(tx), op, move |n| late_tx.send(n).unwrap());
         assert_eq!(rx.recv().unwrap(), Err(libc::EIO));
         assert!(late_rx.try_recv().is_err());
         go.send(()).unwrap();
@@ -188,10 +208,24 @@ mod tests {
     }
 
     #[test]
+    fn what_stops_is_gone_before_its_caller_hears_of_it() {
+        let (_runtime, tasks) = tasks();
+        let (tx, rx) = channel();
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let op = async move {
+            let _ = gone.await;
+            Ok(9)
+        };
+        tasks.run(0, Duration::from_millis(20), Manner::Stops, Told(tx), op, |_| panic!("it has stopped"));
+        assert_eq!(rx.recv().unwrap(), Err(libc::EIO));
+        assert!(go.send(()).is_err(), "nobody waits for it any more");
+    }
+
+    #[test]
     fn a_panic_in_an_operation_does_not_use_up_a_place() {
         let (_runtime, tasks) = tasks();
         let (tx, rx) = channel();
-        tasks.run(0, LONG, Told(tx), async { panic!("boom") }, |_| ());
+        tasks.run(0, LONG, Manner::Asks, Told(tx), async { panic!("boom") }, |_| ());
         assert!(rx.recv().is_err(), "the reply is dropped, which the kernel sees as EIO");
         while tasks.free.available_permits() < TASKS {
             std::thread::yield_now();

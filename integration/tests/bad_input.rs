@@ -39,7 +39,11 @@ fn wrong_flags_are_refused_with_exit_code_2() -> Result<()> {
     }
     refused(&run("metad", &["--data", "/nonexistent/x", "--replicas", "99"])?, 2, &["replicas", "99"])?;
     refused(&run("metad", &[])?, 2, &["--data"])?;
-    refused(&run("dfs-fuse", &["127.0.0.1:1", "/mnt", "-o", "no_such_option", "--foreground"])?, 2, &["no_such_option"])?;
+    refused(
+        &run("dfs-fuse", &["127.0.0.1:1", "/mnt", "-o", "no_such_option", "--foreground"])?,
+        2,
+        &["no_such_option"],
+    )?;
     Ok(())
 }
 
@@ -76,7 +80,11 @@ fn a_taken_port_and_bad_mountpoints() -> Result<()> {
     fs::write(&file, "")?;
     refused(&run("dfs-fuse", &[&cluster.meta, &file.display().to_string()])?, 1, &["directory"])?;
     let mut mount = cluster.mount("mnt")?;
-    refused(&run("dfs-fuse", &[&cluster.meta, &mount.path.display().to_string()])?, 1, &["mountpoint already", "unmount it first"])?;
+    refused(
+        &run("dfs-fuse", &[&cluster.meta, &mount.path.display().to_string()])?,
+        1,
+        &["mountpoint already", "unmount it first"],
+    )?;
     mount.unmount()
 }
 
@@ -141,7 +149,10 @@ impl<'a> SmallDisk<'a> {
         fs::create_dir_all(dir)?;
         let image = dir.with_extension("img");
         let (dir_text, image) = (dir.display(), image.display());
-        sh(Path::new("/"), &format!("truncate -s {mib}M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {dir_text}"))?;
+        sh(
+            Path::new("/"),
+            &format!("truncate -s {mib}M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {dir_text}"),
+        )?;
         Ok(Self(dir))
     }
 }

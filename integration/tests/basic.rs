@@ -45,7 +45,9 @@ fn files_survive_a_remount_and_a_restart_of_everything() -> Result<()> {
 fn the_shell_finds_an_ordinary_filesystem() -> Result<()> {
     let cluster = Cluster::start()?;
     let mut mount = cluster.mount("mnt")?;
-    sh(&mount.path, r#"
+    sh(
+        &mount.path,
+        r#"
         echo hello > a && cat a | grep -q hello
         echo more >> a && test "$(wc -l < a)" = 2
         mkdir d && mv a d/ && ls -l d | grep -q a
@@ -67,7 +69,8 @@ fn the_shell_finds_an_ordinary_filesystem() -> Result<()> {
         test "$(ls d | wc -l)" = 1500
         rm -rf d && ! test -e d
         df . | tail -1 | grep -q dfs
-    "#)?;
+    "#,
+    )?;
     mount.unmount()?;
     let (code, text) = cluster.fsck()?;
     assert_eq!(code, 0, "{text}");

@@ -30,7 +30,8 @@ fn fsync_of_a_small_file_is_one_request_to_each_node_and_one_commit() -> Result<
 
 fn per_node(cluster: &Cluster) -> Result<Vec<f64>> {
     let one = |n| -> Result<f64> {
-        Ok(cluster.metric(n, "dfs_chunkd_put_requests_total")? + cluster.metric(n, "dfs_chunkd_put_batch_requests_total")?)
+        Ok(cluster.metric(n, "dfs_chunkd_put_requests_total")?
+            + cluster.metric(n, "dfs_chunkd_put_batch_requests_total")?)
     };
     (1..=3).map(one).collect()
 }
@@ -73,7 +74,8 @@ fn memory_stays_bounded_while_four_write_and_four_read() -> Result<()> {
                 let block = bytes(n, MIB as usize);
                 let mut round = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
-                    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(root.join(format!("w{n}")))?;
+                    let mut file =
+                        OpenOptions::new().write(true).create(true).truncate(true).open(root.join(format!("w{n}")))?;
                     for _ in 0..FILE / MIB {
                         round += 1;
                         file.write_all(&round.to_le_bytes())?;

@@ -10,10 +10,10 @@ use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -68,13 +68,16 @@ fn questions_need_no_session_and_nonsense_is_refused() -> Result<()> {
             query: Some(v1::query::Query::Lookup(v1::Dentry { parent: 1, name: name.to_vec() })),
         };
         let answer = meta.ask(lookup(b"a")).await?.into_inner().result;
-        let Some(v1::ask_response::Result::Answer(v1::Answer { answer: Some(v1::answer::Answer::Node(node)) })) = answer
+        let Some(v1::ask_response::Result::Answer(v1::Answer { answer: Some(v1::answer::Answer::Node(node)) })) =
+            answer
         else {
             anyhow::bail!("unexpected answer {answer:?}");
         };
         ensure!(node.attr.context("attributes")?.kind() == v1::Kind::File);
         let absent = meta.ask(lookup(b"b")).await?.into_inner().result;
-        ensure!(matches!(absent, Some(v1::ask_response::Result::Refusal(r)) if r.code() == v1::RefusalCode::RefusalNotFound));
+        ensure!(
+            matches!(absent, Some(v1::ask_response::Result::Refusal(r)) if r.code() == v1::RefusalCode::RefusalNotFound)
+        );
         for bad in [lookup(b""), lookup(b"a/b"), lookup(&[b'x'; 256]), v1::Query { query: None }] {
             let status = meta.ask(bad).await.expect_err("nonsense");
             ensure!(status.code() == Code::InvalidArgument, "{status:?}");
@@ -118,7 +121,9 @@ fn content_that_does_not_match_its_name_is_refused_by_a_store() -> Result<()> {
         };
         let good = *blake3::hash(b"content").as_bytes();
         let answer = chunks.put_batch(put(&map.cluster, b"another content", good)).await?.into_inner();
-        ensure!(matches!(&answer.results[0].result, Some(v1::put_result::Result::Error(e)) if e.code == Code::InvalidArgument as i32));
+        ensure!(
+            matches!(&answer.results[0].result, Some(v1::put_result::Result::Error(e)) if e.code == Code::InvalidArgument as i32)
+        );
         let status = chunks.put_batch(put(&[7; 16], b"content", good)).await.expect_err("another cluster");
         ensure!(status.code() == Code::FailedPrecondition, "{status:?}");
         let answer = chunks.put_batch(put(&map.cluster, b"content", good)).await?.into_inner();

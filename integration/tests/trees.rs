@@ -29,7 +29,8 @@ fn a_tree_of_thousands_of_files() -> Result<()> {
     let mut mount = cluster.mount("mnt")?;
     let library = tree::python_library()?;
     let tar = cluster.dir().join("tree.tar");
-    let pack = format!("tar --exclude=site-packages --exclude=__pycache__ -cf {} -C {} .", tar.display(), library.display());
+    let pack =
+        format!("tar --exclude=site-packages --exclude=__pycache__ -cf {} -C {} .", tar.display(), library.display());
     sh(cluster.dir(), &pack)?;
     sh(cluster.dir(), "mkdir small")?;
     tree::small_files(&cluster.dir().join("small"), 50, 100)?;
@@ -61,7 +62,10 @@ fn git_works() -> Result<()> {
     sh(cluster.dir(), "mkdir src")?;
     tree::small_files(&cluster.dir().join("src"), 20, 20)?;
     sh(&cluster.dir().join("src"), &format!("{git} init -q && git add . && {git} commit -qm one"))?;
-    sh(&mount.path, &format!(r#"
+    sh(
+        &mount.path,
+        &format!(
+            r#"
         {git} clone -q {src} repo && cd repo
         test -z "$(git status --porcelain)"
         for i in $(seq 1 20); do
@@ -75,28 +79,37 @@ fn git_works() -> Result<()> {
         git fsck --full --strict
         for i in $(seq 1 20); do git checkout -q b$i && test "$(cat new$i)" = $i; done
         test -z "$(git status --porcelain)"
-    "#, src = cluster.dir().join("src").display()))?;
+    "#,
+            src = cluster.dir().join("src").display()
+        ),
+    )?;
     end(&cluster, mount)
 }
 
 #[test]
 fn sqlite_works() -> Result<()> {
     let (cluster, mut mount) = scene()?;
-    sh(&mount.path, r#"
+    sh(
+        &mount.path,
+        r#"
         sqlite3 db "create table t(a integer primary key, b text); create index i on t(b);"
         for i in $(seq 1 30); do
             sqlite3 db "begin; insert into t(b) select hex(randomblob(100)) from generate_series(1,200); delete from t where a % 17 = $i % 17; commit;"
         done
         test "$(sqlite3 db 'pragma integrity_check')" = ok
         sqlite3 db 'select count(*), sum(a) from t' > count
-    "#)?;
+    "#,
+    )?;
     mount.unmount()?;
     let mount = cluster.mount("mnt")?;
-    sh(&mount.path, r#"
+    sh(
+        &mount.path,
+        r#"
         test "$(sqlite3 db 'pragma integrity_check')" = ok
         test "$(sqlite3 db 'select count(*), sum(a) from t')" = "$(cat count)"
         sqlite3 db vacuum && test "$(sqlite3 db 'pragma integrity_check')" = ok
-    "#)?;
+    "#,
+    )?;
     end(&cluster, mount)
 }
 
@@ -107,7 +120,10 @@ fn a_c_project_is_compiled_and_tested_on_the_mount() -> Result<()> {
     let dir = mount.path.join("p");
     let mut objects = String::new();
     for n in 0..30 {
-        fs::write(dir.join(format!("u{n}.c")), format!("#include \"p.h\"\nint u{n}(int x) {{ return x * {n} + 1; }}\n"))?;
+        fs::write(
+            dir.join(format!("u{n}.c")),
+            format!("#include \"p.h\"\nint u{n}(int x) {{ return x * {n} + 1; }}\n"),
+        )?;
         objects.push_str(&format!(" u{n}.o"));
     }
     let decls: String = (0..30).map(|n| format!("int u{n}(int);\n")).collect();
@@ -116,7 +132,9 @@ fn a_c_project_is_compiled_and_tested_on_the_mount() -> Result<()> {
     fs::write(dir.join("test.c"), format!("#include \"p.h\"\nint main(void) {{\n{asserts}  return 0;\n}}\n"))?;
     fs::write(
         dir.join("Makefile"),
-        format!("libp.a:{objects}\n\tar rcs $@ $^\n%.o: %.c p.h\n\t$(CC) -O2 -c -o $@ $<\ntest: test.c libp.a\n\t$(CC) -o $@ test.c libp.a\ncheck: test\n\t./test\n"),
+        format!(
+            "libp.a:{objects}\n\tar rcs $@ $^\n%.o: %.c p.h\n\t$(CC) -O2 -c -o $@ $<\ntest: test.c libp.a\n\t$(CC) -o $@ test.c libp.a\ncheck: test\n\t./test\n"
+        ),
     )?;
     sh(&dir, "make -s -j4 check && touch p.h && make -s -j2 check && make -q test")?;
     end(&cluster, mount)

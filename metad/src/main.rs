@@ -7,6 +7,7 @@ use clap::Parser;
 use metad::config::{Args, Config};
 
 fn main() -> ExitCode {
+    metad::run::bound_allocator();
     let args = Args::parse();
     let config = match Config::new(&args) {
         Ok(config) => config,

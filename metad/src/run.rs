@@ -21,6 +21,28 @@ use crate::service::{Service, Shared};
 /// Open connections may take this long to end after the streams were told to.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Arenas of the allocator: more only keep resident what other threads have freed.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 2;
+/// Buffers from this size on are given back to the system when they are freed.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 1 << 20;
+
+/// Bounds what the allocator keeps. To be called before the first thread starts.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub fn bound_allocator() {
+    // SAFETY: mallopt only stores numbers; no other thread exists yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
+    }
+}
+
+/// Bounds what the allocator keeps, where that can be told.
+#[cfg(not(target_env = "gnu"))]
+pub fn bound_allocator() {}
+
 /// Sets up logging to standard error.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ pub struct SealNo(pub u64);
 pub struct WriteInfo {
     /// For ageing.
     pub now: Instant,
-    /// For the file's mtime.
+    /// For the file's mtime and ctime.
     pub time: Timestamp,
     /// Whether setuid and setgid go.
     pub kill_priv: bool,
@@ -43,8 +43,10 @@ pub struct Seal {
     pub streamed: Option<(ByteRange, Frozen)>,
     /// The rest; where both have a byte, this is newer.
     pub rest: Frozen,
-    /// When the last of it was written.
+    /// When the last of it was written, or what [`Buffer::set_mtime`] said since.
     pub mtime: Timestamp,
+    /// When the last of it was written: for the file's ctime.
+    pub written: Timestamp,
     /// Whether setuid and setgid go.
     pub kill_priv: bool,
 }
@@ -111,6 +113,7 @@ pub struct Buffer {
     /// When the oldest byte of dirty and stream was written.
     oldest: Option<Instant>,
     mtime: Timestamp,
+    written: Timestamp,
     kill_priv: bool,
     /// Multiples of 64 MiB that a write reached across since the last seal of everything.
     crossed: BTreeSet<u64>,
@@ -179,6 +182,12 @@ impl Buffer {
         if self.has_unsealed() { Some(self.mtime) } else { self.seals.back().map(|s| s.mtime) }
     }
 
+    /// When the newest of its bytes was written.
+    #[must_use]
+    pub fn written(&self) -> Option<Timestamp> {
+        if self.has_unsealed() { Some(self.written) } else { self.seals.back().map(|s| s.written) }
+    }
+
     /// Whether any of it takes setuid and setgid away.
     #[must_use]
     pub fn kills_priv(&self) -> bool {
@@ -212,6 +221,7 @@ impl Buffer {
         self.dirty.write(at, data);
         self.last = range.end;
         self.mtime = info.time;
+        self.written = info.time;
         self.kill_priv |= info.kill_priv;
         self.oldest.get_or_insert(info.now);
         let mut border = (range.start / CHUNK_BYTES + 1) * CHUNK_BYTES;
@@ -294,7 +304,7 @@ impl Buffer {
             None => self.number(),
         };
         let streamed = stream.map(|s| (s.range, Frozen::of_parts(s.range.start, &s.parts)));
-        let seal = Seal { no, streamed, rest, mtime: self.mtime, kill_priv: self.kill_priv };
+        let seal = Seal { no, streamed, rest, mtime: self.mtime, written: self.written, kill_priv: self.kill_priv };
         let bytes = seal.bytes();
         self.seals.push_back(Arc::new(seal));
         Taken { no, last_parts, bytes }

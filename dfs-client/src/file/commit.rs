@@ -12,7 +12,7 @@ use dfs_core::time::Timestamp;
 
 use super::buffer::{Seal, SealNo};
 use super::plan::{GroupPlan, Piece, Source};
-use crate::vfs::{Inode, now};
+use crate::vfs::Inode;
 
 /// Extents in one commit.
 const COMMIT_EXTENTS: usize = 16_384;
@@ -89,11 +89,11 @@ pub(super) fn build(items: &[Item]) -> Built {
     let (mut extents, mut ops) = (0, 0);
     for (i, item) in items.iter().enumerate() {
         // The newest times: they may have been set since the seal was taken.
-        let (mtime, kill_priv) = {
+        let (mtime, written, kill_priv) = {
             let state = item.inode.state();
             let seal = state.buffer().seal(item.no);
             let seal = seal.as_ref().unwrap_or(&item.seal);
-            (seal.mtime, seal.kill_priv)
+            (seal.mtime, seal.written, seal.kill_priv)
         };
         let mut placed: HashSet<usize> = HashSet::new();
         for (g, group) in item.groups.iter().enumerate() {
@@ -118,7 +118,7 @@ pub(super) fn build(items: &[Item]) -> Built {
             let writes = group.writes.iter().map(|pieces| Op::Write(write(item, pieces, mtime, kill_priv)));
             let before = built.groups.len().checked_sub(1).filter(|_| g > 0);
             let needs = before.and_then(|n| u16::try_from(n).ok()).into_iter().collect();
-            built.groups.push(Group { time: now(), needs, ops: writes.collect() });
+            built.groups.push(Group { time: written, needs, ops: writes.collect() });
             built.origins.push(Origin { item: i, group: g });
             extents += pieces;
             ops += group.writes.len();

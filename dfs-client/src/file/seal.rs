@@ -21,11 +21,15 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::buffer::SealNo;
 use super::commit::{At, Built, Chunk, Item, Origin, Placed, build};
 use super::plan::{Source, plan};
+use crate::cache::attr::Pages;
 use crate::error::{FsError, FsResult};
 use crate::vfs::{Inode, Vfs};
 
 /// How long no store may have room before written bytes are given up: space may come back in a moment, the bytes not.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between repairs of a commit that metad still does not accept.
+const REPAIR_PAUSE_FIRST: Duration = Duration::from_millis(20);
+const REPAIR_PAUSE_LAST: Duration = Duration::from_secs(1);
 /// Small requests at the same time.
 const BATCHES: usize = 4;
 /// Hashing more than this is kept off the threads that serve requests.
@@ -49,12 +53,14 @@ impl Vfs {
     }
 
     async fn save_seals(self: Arc<Self>, works: Vec<Work>) {
-        let until = Instant::now() + self.config.deadline;
         let items = self.upload(works).await;
-        // A seal whose file has older ones on their way must not keep the others waiting.
-        let (ready, waiting): (Vec<_>, Vec<_>) = items
-            .into_iter()
-            .partition(|item| item.inode.state().buffer().first_seal().is_none_or(|first| first >= item.no));
+        let until = Instant::now() + self.config.deadline;
+        // A seal whose file has older ones on their way, or an older change without an answer, must not keep the
+        // others waiting.
+        let (ready, waiting): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| {
+            let first = item.inode.state().buffer().first_seal();
+            first.is_none_or(|first| first >= item.no) && !self.meta.is_in_doubt(&[item.inode.ino])
+        });
         for item in waiting {
             let vfs = self.clone();
             tokio::spawn(async move {
@@ -82,6 +88,11 @@ impl Vfs {
                 }),
                 None => None,
             };
+            let sealed = seal.streamed.as_ref().map(|(range, _)| range.len());
+            if streamed.as_ref().is_some_and(|put| Some(u64::from(put.chunk.len)) != sealed) {
+                tracing::error!(ino = %inode.ino, "a stream was not uploaded as it was sealed, it is sent again");
+                streamed = None;
+            }
             let chunks = plan.chunks.into_iter().map(|source| {
                 let put = if source == Source::Streamed { streamed.take() } else { None };
                 Chunk { source, put }
@@ -186,6 +197,8 @@ impl Vfs {
 
     /// Commits these seals, all of which are the first of their files. Repairs, splits and repeats until `until`.
     async fn commit(&self, mut items: Vec<Item>, until: Instant) {
+        // The first repair is sent at once; whoever is never content is not asked without a pause.
+        let mut pause = Duration::ZERO;
         while !items.is_empty() {
             items.retain(|item| item.inode.state().buffer().seal(item.no).is_some());
             // Before the times are read: whoever sets them now waits for this commit.
@@ -217,6 +230,11 @@ impl Vfs {
                 self.commit_ended(item);
             }
             let late = Instant::now() >= until;
+            let repairs = again.iter().any(|fate| matches!(fate, Fate::Again(repairs) if !repairs.is_empty()));
+            if repairs && !late {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).clamp(REPAIR_PAUSE_FIRST, REPAIR_PAUSE_LAST);
+            }
             let mut rest = items.split_off(taken);
             let mut left = Vec::new();
             for (mut item, fate) in items.into_iter().zip(again) {
@@ -345,7 +363,14 @@ impl Vfs {
             let mut put = item.put(at).clone();
             let mut enough = false;
             if verdict == PutVerdict::AskAgain {
-                put = self.chunks.ask_again(put).await?;
+                match self.chunks.ask_again(put.clone()).await {
+                    Ok(asked) => put = asked,
+                    // The bytes are still here: they can go elsewhere.
+                    Err(e) => {
+                        tracing::debug!(%e, "a chunk cannot be asked for again");
+                        put.acks.clear();
+                    }
+                }
                 let map = self.meta.map();
                 enough = map.slots.get(&put.chunk.slot).is_some_and(|slot| put.acks.len() >= map.copies_needed(slot));
             }
@@ -369,7 +394,12 @@ impl Vfs {
             }
             state.fail(why);
         }
+        let pages = gone && state.known.has_pages();
         drop(state);
+        if pages {
+            // The kernel still shows the bytes that are lost.
+            self.judged(item.inode.ino, Pages::Stale);
+        }
         item.inode.saved.notify_waiters();
     }
 }

@@ -3,16 +3,19 @@
 //! A plain structure under one lock, without tasks or sockets. It promises:
 //! a commit keeps its (lane, number) until it is answered or the session has
 //! ended, whatever becomes of its caller; a lane is free only then; a commit
-//! of one session is never sent on another.
+//! of one session is never sent on another. While a commit whose caller has
+//! gone is without an answer, what it touches is in doubt: no other commit
+//! that touches the same is taken, so that nothing old can land on what is new.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use dfs_core::error::Refusal;
-use dfs_core::id::{Epoch, LaneId, Seq, SessionId};
+use dfs_core::id::{Epoch, Ino, LaneId, Seq, SessionId};
 use dfs_core::limits;
 use dfs_proto::v1;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::error::{FsError, FsResult};
 
@@ -36,6 +39,10 @@ struct Pending {
     call: v1::Call,
     bytes: usize,
     lane: Option<Lane>,
+    /// Inodes that a commit changes, in order.
+    touches: Vec<Ino>,
+    /// The caller of a commit has gone.
+    given_up: bool,
     tell: oneshot::Sender<Reply>,
 }
 
@@ -77,6 +84,20 @@ pub(super) struct Calls {
     epoch: Epoch,
     ending: Ending,
     closed: bool,
+    /// Pending commits whose callers have gone.
+    given_up: usize,
+    /// One of them was answered, or its session ended.
+    settled: Arc<Notify>,
+}
+
+/// What became of handing in a commit.
+pub(super) enum Submitted {
+    /// Its number, and where its answer comes.
+    Sent(u64, oneshot::Receiver<Reply>),
+    /// Something that it touches is in doubt: to be tried again when [`Calls::settled`] says so.
+    InDoubt(Box<v1::Commit>),
+    /// All lanes are taken.
+    NoLane,
 }
 
 fn fresh_lanes() -> Vec<Lane> {
@@ -104,6 +125,8 @@ impl Calls {
             epoch: Epoch(0),
             ending: Ending::No,
             closed: false,
+            given_up: 0,
+            settled: Arc::default(),
         }
     }
 
@@ -128,22 +151,58 @@ impl Calls {
 
     /// Takes a call in. Its id can be given to [`Calls::withdraw`].
     pub(super) fn submit(&mut self, body: v1::call::Body, bytes: usize) -> FsResult<(u64, oneshot::Receiver<Reply>)> {
-        self.add(body, bytes, None)
+        self.add(body, bytes, None, Vec::new())
     }
 
-    /// Takes a commit in, on a free lane. `None`: all are taken.
+    /// Takes a commit in, on a free lane. Its number is for [`Calls::give_up`].
     pub(super) fn submit_commit(
         &mut self,
         mut commit: v1::Commit,
         bytes: usize,
-    ) -> FsResult<Option<oneshot::Receiver<Reply>>> {
+        touches: &[Ino],
+    ) -> FsResult<Submitted> {
         if self.closed || self.is_ending() {
             return Err(closed());
         }
-        let Some(lane) = self.free.pop() else { return Ok(None) };
+        if self.is_in_doubt(touches) {
+            return Ok(Submitted::InDoubt(Box::new(commit)));
+        }
+        let Some(lane) = self.free.pop() else { return Ok(Submitted::NoLane) };
         commit.lane = u32::from(lane.id.0);
         commit.seq = lane.answered.0 + 1;
-        self.add(v1::call::Body::Commit(commit), bytes, Some(lane)).map(|(_, reply)| Some(reply))
+        let (id, reply) = self.add(v1::call::Body::Commit(commit), bytes, Some(lane), touches.to_vec())?;
+        Ok(Submitted::Sent(id, reply))
+    }
+
+    /// The caller of a commit has gone without its answer: what it touches is in doubt until that comes.
+    pub(super) fn give_up(&mut self, id: u64) {
+        if let Some(pending) = self.pending.get_mut(&id)
+            && pending.lane.is_some()
+            && !pending.given_up
+        {
+            pending.given_up = true;
+            self.given_up += 1;
+        }
+    }
+
+    /// Whether a commit that was given up may still change any of these. What a commit touches is in order.
+    pub(super) fn is_in_doubt(&self, inos: &[Ino]) -> bool {
+        self.given_up > 0
+            && self.pending.values().any(|p| p.given_up && inos.iter().any(|ino| p.touches.binary_search(ino).is_ok()))
+    }
+
+    /// Wakes whenever something that was in doubt no longer is.
+    pub(super) fn settled(&self) -> Arc<Notify> {
+        Arc::clone(&self.settled)
+    }
+
+    fn take_out(&mut self, id: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        if pending.given_up {
+            self.given_up -= 1;
+            self.settled.notify_waiters();
+        }
+        Some(pending)
     }
 
     fn add(
@@ -151,6 +210,7 @@ impl Calls {
         body: v1::call::Body,
         bytes: usize,
         lane: Option<Lane>,
+        touches: Vec<Ino>,
     ) -> FsResult<(u64, oneshot::Receiver<Reply>)> {
         if self.closed || self.is_ending() {
             return Err(closed());
@@ -158,7 +218,8 @@ impl Calls {
         self.last_id += 1;
         let id = self.last_id;
         let (tell, reply) = oneshot::channel();
-        self.pending.insert(id, Pending { call: v1::Call { id, body: Some(body) }, bytes, lane, tell });
+        let call = v1::Call { id, body: Some(body) };
+        self.pending.insert(id, Pending { call, bytes, lane, touches, given_up: false, tell });
         self.queue.push_back(id);
         self.wake();
         Ok((id, reply))
@@ -200,7 +261,7 @@ impl Calls {
                 }
             }
         }
-        if let (Some(pending), Some(body)) = (self.pending.remove(&id), body) {
+        if let (Some(pending), Some(body)) = (self.take_out(id), body) {
             // The caller may have given up: its lane is free all the same.
             let _ = pending.tell.send(Ok(body));
         }
@@ -230,7 +291,7 @@ impl Calls {
             let lost: Vec<u64> = self.pending.iter().filter(|(_, p)| p.lane.is_some()).map(|(id, _)| *id).collect();
             freed = lost.len();
             for id in lost {
-                if let Some(pending) = self.pending.remove(&id) {
+                if let Some(pending) = self.take_out(id) {
                     let what = "the session ended before its change was answered: it may or may not be done";
                     let _ = pending.tell.send(Err(FsError::io(what)));
                 }
@@ -282,6 +343,8 @@ impl Calls {
         for (_, pending) in self.pending.drain() {
             let _ = pending.tell.send(Err(closed()));
         }
+        self.given_up = 0;
+        self.settled.notify_waiters();
     }
 
     /// The next request of a connection.

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Step>,
     /// Of each session the last number and answer of each lane.
     pub(crate) sessions: HashMap<u64, HashMap<u32, (u64, v1::CommitReply)>>,
+    /// Answers to the next questions.
+    pub(crate) answers: VecDeque<v1::Answer>,
     last_session: u64,
     last_ino: u64,
     pub(crate) grants: usize,
@@ -181,7 +183,8 @@ impl State {
             Some(Ask::Commit(commit)) => self.commit(session, commit, really),
             Some(Ask::Query(_)) => {
                 let numbers = v1::StatFs { total_bytes: 3, free_bytes: 2, inodes: 1 };
-                Some(Told::Answer(v1::Answer { answer: Some(v1::answer::Answer::StatFs(numbers)) }))
+                let numbers = v1::Answer { answer: Some(v1::answer::Answer::StatFs(numbers)) };
+                Some(Told::Answer(self.answers.pop_front().unwrap_or(numbers)))
             }
             Some(Ask::GrantInos(count)) => {
                 self.grants += 1;

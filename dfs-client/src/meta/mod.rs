@@ -15,6 +15,7 @@ mod report;
 mod session;
 #[cfg(test)]
 mod tests;
+mod touch;
 mod weight;
 
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
-use self::calls::Calls;
+use self::calls::{Calls, Submitted};
 use self::inos::Inos;
 use crate::config::ClientConfig;
 use crate::error::{FsError, FsResult};
@@ -158,31 +159,73 @@ impl MetaClient {
         }
     }
 
-    /// Changes metadata, exactly once, on a free lane.
+    /// Changes metadata, exactly once, on a free lane. Waits while an earlier commit of the same inodes (of a name:
+    /// of its directory) that was given up has no answer: what is newer never comes before what is older.
     ///
     /// # Errors
     /// A refusal of the whole command (nothing was done). `Io` at the deadline or when the session ended: what
     /// became of the command is unknown; until its end is known it keeps its lane and is retried.
     pub async fn commit(&self, puts: Vec<Put>, groups: Vec<Group>) -> FsResult<CommitReply> {
+        self.commit_about(puts, groups, &[]).await
+    }
+
+    /// [`MetaClient::commit`] of what concerns these inodes too, though its ops do not name them.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit_about(&self, puts: Vec<Put>, groups: Vec<Group>, about: &[Ino]) -> FsResult<CommitReply> {
         let bytes = weight::check(&puts, &groups)?;
         metrics::counter!("dfs_client_commits_total").increment(1);
         let shared = self.shared();
         let until = Instant::now() + shared.deadline;
+        let touches = touch::touched(&groups, about);
         // Session, lane and number are filled in when there is a lane.
         let unplaced =
             Commit { session: SessionId(0), lane: Default::default(), seq: Default::default(), puts, groups };
-        let commit = v1::Commit::from(unplaced);
+        let mut commit = v1::Commit::from(unplaced);
         let answered = async {
-            let permit = shared.lanes.acquire().await.map_err(|e| FsError::Io(e.to_string()))?;
-            let reply = lock(&shared.calls).submit_commit(commit, bytes)?;
-            let reply = reply.ok_or_else(|| FsError::io("no lane is free"))?;
-            permit.forget();
-            reply.await.map_err(|_| FsError::io("the session's task has ended"))?
+            let (mut sent, reply) = loop {
+                let permit = shared.lanes.acquire().await.map_err(|e| FsError::Io(e.to_string()))?;
+                let submitted = lock(&shared.calls).submit_commit(commit, bytes, &touches)?;
+                match submitted {
+                    Submitted::Sent(id, reply) => {
+                        permit.forget();
+                        break (Sent { shared, id: Some(id) }, reply);
+                    }
+                    Submitted::NoLane => return Err(FsError::io("no lane is free")),
+                    Submitted::InDoubt(again) => commit = *again,
+                }
+                drop(permit);
+                self.settled(&touches).await;
+            };
+            let reply = reply.await;
+            sent.id = None;
+            reply.map_err(|_| FsError::io("the session's task has ended"))?
         };
         let body = timeout_at(until, answered).await.map_err(|_| self.late("a change"))??;
         match body {
             v1::call_result::Body::Commit(reply) => CommitReply::try_from(reply).map_err(nonsense),
             other => Err(unfit(&other)),
+        }
+    }
+
+    /// Whether a commit that ended with `Io` may still change any of these inodes.
+    #[must_use]
+    pub fn is_in_doubt(&self, inos: &[Ino]) -> bool {
+        lock(&self.shared().calls).is_in_doubt(inos)
+    }
+
+    /// Waits until every commit of these inodes that was given up is answered or its session has ended.
+    async fn settled(&self, inos: &[Ino]) {
+        let settled = lock(&self.shared().calls).settled();
+        loop {
+            let next = settled.notified();
+            tokio::pin!(next);
+            next.as_mut().enable();
+            if !self.is_in_doubt(inos) {
+                return;
+            }
+            next.await;
         }
     }
 
@@ -320,6 +363,20 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             lock(&self.shared.calls).withdraw(id);
+        }
+    }
+}
+
+/// Says of a commit that its caller goes away before the answer.
+struct Sent<'a> {
+    shared: &'a Shared,
+    id: Option<u64>,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            lock(&self.shared.calls).give_up(id);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, Epoch, Ino, SessionId};
-use dfs_core::op::Group;
+use dfs_core::op::{Group, Op, SetAttr};
 use dfs_core::query::{Answer, Query, StatFs};
 use dfs_core::time::Timestamp;
 use dfs_proto::v1;
@@ -119,6 +119,57 @@ async fn after_its_deadline_a_commit_keeps_its_lane_until_it_is_answered() {
             break;
         }
     }
+}
+
+fn cut(mark: i64, ino: u64) -> Vec<Group> {
+    let set = SetAttr { size: Some(0), ..SetAttr::default() };
+    let ops = vec![Op::SetAttr { ino: Ino(ino), set }];
+    vec![Group { time: Timestamp { secs: mark, nanos: 0 }, needs: Vec::new(), ops }]
+}
+
+#[tokio::test]
+async fn what_is_newer_waits_for_what_was_given_up() {
+    let meta = FakeMeta::empty().await;
+    let config = ClientConfig { deadline: Duration::from_millis(600), ..meta.config() };
+    let client = MetaClient::connect(&config).await.unwrap();
+    meta.script([Step::Swallow, Step::Swallow]);
+    assert!(matches!(client.commit(Vec::new(), cut(1, 7)).await, Err(FsError::Io(_))));
+    assert!(matches!(client.commit_about(Vec::new(), group(2), &[Ino(8)]).await, Err(FsError::Io(_))));
+    assert!(client.is_in_doubt(&[Ino(1), Ino(7)]) && client.is_in_doubt(&[Ino(8)]) && !client.is_in_doubt(&[Ino(9)]));
+    // Others are not held up.
+    assert!(client.commit(Vec::new(), cut(3, 9)).await.is_ok());
+    // As long as the first has no answer, nothing of its inode is sent, and the wait has an end.
+    assert!(matches!(client.commit(Vec::new(), cut(4, 7)).await, Err(FsError::Io(_))));
+    assert!(meta.state().seen.iter().all(|s| s.3 != 4));
+    let later = [(5, 7), (6, 8)].map(|(mark, ino)| {
+        let client = client.clone();
+        tokio::spawn(async move { client.commit(Vec::new(), cut(mark, ino)).await })
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(meta.state().done, [3]);
+    // After a break the old ones are sent again and answered; then the new ones go.
+    meta.script([Step::Break]);
+    let _ = client.query(Query::StatFs).await;
+    for done in later {
+        assert!(done.await.unwrap().is_ok());
+    }
+    let done = meta.state().done.clone();
+    let at = |mark| done.iter().position(|d| *d == mark).unwrap();
+    assert!(at(1) < at(5) && at(2) < at(6), "{done:?}");
+    assert!(!done.contains(&4) && !client.is_in_doubt(&[Ino(7), Ino(8)]));
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_settles_what_was_given_up_in_it() {
+    let meta = FakeMeta::empty().await;
+    let config = ClientConfig { deadline: Duration::from_millis(400), ..meta.config() };
+    let client = MetaClient::connect(&config).await.unwrap();
+    meta.script([Step::Swallow]);
+    assert!(client.commit(Vec::new(), cut(1, 7)).await.is_err());
+    meta.script([Step::EndSession]);
+    let _ = client.query(Query::StatFs).await;
+    assert!(client.commit(Vec::new(), cut(2, 7)).await.is_ok());
+    assert_eq!(meta.state().done, [2]);
 }
 
 #[tokio::test]

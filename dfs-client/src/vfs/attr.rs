@@ -85,7 +85,7 @@ impl Vfs {
         } else {
             if set.mode.is_some() && inode.state().buffer().kills_priv() {
                 // A write that takes setuid away must not come after the chmod that gives it.
-                self.save(&inode).await;
+                self.save(&inode).await?;
             }
             if let Some(mtime) = set.mtime {
                 self.pin_mtime(&inode, mtime).await?;
@@ -119,6 +119,8 @@ impl Vfs {
 
     /// Unsaved bytes below `size` are committed before, those beyond are dropped.
     async fn truncate(&self, inode: &Arc<Inode>, size: u64, set: SetAttr) -> FsResult<()> {
+        // A truncation that its caller has given up must not cut what is written later.
+        let until = Instant::now() + self.config.deadline * 3;
         let _quiet = tokio::time::timeout(self.config.deadline, inode.quiet.lock())
             .await
             .map_err(|_| FsError::io("another truncation of the file takes too long"))?;
@@ -137,9 +139,20 @@ impl Vfs {
             });
         }
         inode.saved.notify_waiters();
-        self.save(inode).await;
+        let before = inode.state().failures();
+        self.save(inode).await?;
+        {
+            let state = inode.state();
+            if size > 0 && state.opens == 0 && state.failures() != before {
+                // Nobody else hears of it.
+                return Err(state.failure());
+            }
+        }
         let mut last = u64::MAX;
         for _ in 0..STEPS {
+            if Instant::now() >= until {
+                return Err(FsError::io("a truncation takes too long"));
+            }
             let reached = self.truncate_once(inode, set).await?;
             if reached == size {
                 return Ok(());

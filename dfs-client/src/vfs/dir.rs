@@ -4,7 +4,9 @@
 //! number of an entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page.
 //! Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use dfs_core::attr::FileKind;
@@ -31,6 +33,8 @@ pub(crate) type DirHandles = Numbered<DirHandle>;
 #[derive(Debug)]
 pub(crate) struct DirHandle {
     ino: Ino,
+    /// Seals given up before this were reported to this handle or are none of its business.
+    lost_seen: AtomicU64,
     listing: tokio::sync::Mutex<Listing>,
 }
 
@@ -54,7 +58,12 @@ struct Page {
 
 impl Page {
     fn has(&self, index: u64) -> bool {
-        index >= self.before && index < self.before + self.entries.len() as u64
+        index >= self.before && index < self.after()
+    }
+
+    /// The number of the first entry after it.
+    fn after(&self) -> u64 {
+        self.before + self.entries.len() as u64
     }
 }
 
@@ -67,7 +76,8 @@ impl Vfs {
         if self.getattr(ino).await?.attr.kind != FileKind::Directory {
             return Err(Refusal::NotDirectory.into());
         }
-        self.dirs.add(DirHandle { ino, listing: tokio::sync::Mutex::default() })
+        let lost_seen = AtomicU64::new(self.lost_seals.load(Ordering::Relaxed));
+        self.dirs.add(DirHandle { ino, lost_seen, listing: tokio::sync::Mutex::default() })
     }
 
     /// The next entries after `cookie`, at most `max` of them; none means the end. 0 starts afresh. With `plus`
@@ -94,21 +104,34 @@ impl Vfs {
         if items.len() >= max {
             return Ok(items);
         }
-        let index = cookie.max(DOTS) - DOTS;
-        self.turn_to(dir.ino, &mut listing, index, plus).await?;
-        let Some(page) = &listing.page else { return Ok(items) };
-        let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
-        for (at, entry) in page.entries.iter().enumerate().skip(skip).take(max - items.len()) {
-            let known = if plus { self.known_entry(entry, page.asked) } else { None };
-            items.push(DirItem {
-                name: entry.name.as_bytes().to_vec(),
-                ino: entry.ino,
-                kind: entry.kind,
-                cookie_after: page.before + at as u64 + 1 + DOTS,
-                entry: known,
-            });
+        let mut index = cookie.max(DOTS) - DOTS;
+        loop {
+            self.turn_to(dir.ino, &mut listing, index, plus).await?;
+            let Some(page) = &listing.page else { return Ok(items) };
+            let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
+            for (at, entry) in page.entries.iter().enumerate().skip(skip) {
+                if items.len() >= max {
+                    break;
+                }
+                let known = if plus { self.known_entry(entry, page.asked) } else { None };
+                if plus && known.is_none() {
+                    // Gone since the page was read.
+                    continue;
+                }
+                items.push(DirItem {
+                    name: entry.name.as_bytes().to_vec(),
+                    ino: entry.ino,
+                    kind: entry.kind,
+                    cookie_after: page.before + at as u64 + 1 + DOTS,
+                    entry: known,
+                });
+            }
+            // Nothing means the end, so it must not come of entries that are gone.
+            if !items.is_empty() || page.end {
+                return Ok(items);
+            }
+            index = page.after();
         }
-        Ok(items)
     }
 
     /// Attributes of a listed entry as they are known now.
@@ -124,8 +147,18 @@ impl Vfs {
 
     /// Makes the page that holds entry `index` the current one; an empty or earlier one at the end.
     async fn turn_to(&self, ino: Ino, listing: &mut Listing, index: u64, plus: bool) -> FsResult<()> {
-        if listing.page.as_ref().is_some_and(|p| p.has(index) && (p.plus || !plus)) {
-            return Ok(());
+        if let Some(page) = &mut listing.page {
+            // To ask again after the end would show its last entries twice when others came before them.
+            if page.end && index >= page.after() {
+                return Ok(());
+            }
+            if page.has(index) {
+                if plus && !page.plus {
+                    let start = listing.starts.iter().find(|(before, _)| *before == page.before);
+                    self.add_nodes(ino, page, start.and_then(|(_, after)| after.clone())).await?;
+                }
+                return Ok(());
+            }
         }
         if listing.starts.is_empty() {
             listing.starts.push((0, None));
@@ -149,6 +182,32 @@ impl Vfs {
             }
             start = (next, last);
         }
+    }
+
+    /// Brings the attributes of a page that was asked for without. Its entries keep their numbers, whatever has come
+    /// or gone between them since; one that is gone gets none.
+    async fn add_nodes(&self, ino: Ino, page: &mut Page, after: Option<Name>) -> FsResult<()> {
+        let last = page.entries.last().map(|e| e.name.clone());
+        let mut after = after;
+        let mut found = HashMap::new();
+        let mut asked = None;
+        loop {
+            let more = self.page(ino, 0, after, true).await?;
+            asked.get_or_insert(more.asked);
+            after = more.entries.last().map(|e| e.name.clone());
+            found.extend(more.entries.into_iter().map(|e| (e.name.clone(), e)));
+            if more.end || after.is_none() || after >= last {
+                break;
+            }
+        }
+        for entry in &mut page.entries {
+            if let Some(same) = found.remove(&entry.name) {
+                *entry = same;
+            }
+        }
+        page.plus = true;
+        page.asked = asked.unwrap_or(page.asked);
+        Ok(())
     }
 
     /// One page from metad; what it says of inodes and names goes into the caches.
@@ -186,10 +245,14 @@ impl Vfs {
     /// Makes the whole mount durable.
     ///
     /// # Errors
-    /// What could not be saved.
+    /// What could not be saved, now or since the handle was opened or last asked.
     pub async fn fsyncdir(&self, fh: u64) -> FsResult<()> {
-        self.dirs.get(fh)?;
-        self.sync_all().await
+        let dir = self.dirs.get(fh)?;
+        let saved = self.sync_all().await;
+        let lost = self.lost_seals.load(Ordering::Relaxed);
+        let seen = dir.lost_seen.swap(lost, Ordering::Relaxed);
+        saved?;
+        if lost == seen { Ok(()) } else { Err(FsError::io("some data could not be saved")) }
     }
 
     /// The kernel forgets `nlookup` of the references it was given. What is cached of an inode that nobody needs

@@ -29,17 +29,28 @@ pub(crate) struct FileHandle {
     pub(crate) append: bool,
     /// Errors of the inode before this were reported to this handle or are none of its business.
     seen: AtomicU64,
+    /// The same of those that fsync has reported. Kept apart: a child that closes its copy of the descriptor, or
+    /// a thread that writes, must not make another's fsync claim that everything is saved.
+    synced: AtomicU64,
     pub(crate) readahead: Mutex<Readahead>,
     /// Whether reading may still move atime.
     atime_due: AtomicBool,
 }
 
 impl FileHandle {
-    /// An error since the last call, once.
+    /// An error since the last call, once: for write and close.
     pub(crate) fn report(&self) -> FsResult<()> {
         let state = self.inode.state();
         let failures = state.failures();
         if self.seen.swap(failures, Ordering::Relaxed) == failures { Ok(()) } else { Err(state.failure()) }
+    }
+
+    /// An error since the last fsync, whoever else was told of it.
+    pub(crate) fn report_synced(&self) -> FsResult<()> {
+        let state = self.inode.state();
+        let failures = state.failures();
+        self.seen.store(failures, Ordering::Relaxed);
+        if self.synced.swap(failures, Ordering::Relaxed) == failures { Ok(()) } else { Err(state.failure()) }
     }
 }
 
@@ -133,6 +144,7 @@ impl Vfs {
             inode: inode.clone(),
             append,
             seen: AtomicU64::new(seen),
+            synced: AtomicU64::new(seen),
             readahead: Mutex::default(),
             atime_due: AtomicBool::new(flags & libc::O_NOATIME == 0),
         };

@@ -89,7 +89,9 @@ impl State {
         }
         if let Some(mtime) = self.buffer.mtime() {
             attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(mtime);
+        }
+        if let Some(written) = self.buffer.written() {
+            attr.ctime = attr.ctime.max(written);
         }
         if self.buffer.kills_priv() {
             attr.mode = without_privileges(attr.mode);

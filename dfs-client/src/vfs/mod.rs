@@ -11,6 +11,8 @@ mod handle;
 mod inode;
 mod invalidate;
 mod namespace;
+#[cfg(test)]
+mod tests;
 mod types;
 mod write;
 mod xattr;
@@ -145,11 +147,11 @@ impl Vfs {
         self.me.upgrade()
     }
 
-    /// One group of ops, durable when this returns. Caches have what the replies say.
-    async fn change(&self, ops: Vec<Op>) -> FsResult<Vec<OpReply>> {
+    /// One group of ops, which concern `about` too, durable when this returns. Caches have what the replies say.
+    async fn change(&self, ops: Vec<Op>, about: &[Ino]) -> FsResult<Vec<OpReply>> {
         let group = Group { time: now(), needs: Vec::new(), ops };
         let sent = std::time::Instant::now();
-        let mut reply = self.meta.commit(Vec::new(), vec![group]).await?;
+        let mut reply = self.meta.commit_about(Vec::new(), vec![group], about).await?;
         let replies = match reply.groups.pop() {
             Some(done) => done?,
             None => return Err(FsError::io("metad answered a commit without saying what became of its group")),
@@ -162,7 +164,12 @@ impl Vfs {
 
     /// One op of [`Vfs::change`].
     async fn change_one(&self, op: Op) -> FsResult<OpReply> {
-        let mut replies = self.change(vec![op]).await?;
+        self.change_one_about(op, &[]).await
+    }
+
+    /// One op that concerns inodes which it does not name.
+    async fn change_one_about(&self, op: Op, about: &[Ino]) -> FsResult<OpReply> {
+        let mut replies = self.change(vec![op], about).await?;
         replies.pop().ok_or_else(|| FsError::io("metad answered a group without saying what became of its op"))
     }
 

@@ -255,10 +255,7 @@ impl Vfs {
     /// Drops unsaved data of what lost its last name and is not open here.
     fn drop_unreachable(&self, reply: &OpReply) {
         for attr in reply.attrs.iter().filter(|a| a.nlink == 0) {
-            let inode = self.inodes.get(attr.ino);
-            if inode.state().opens == 0 {
-                self.drop_unsaved(&inode);
-            }
+            self.drop_unsaved(&self.inodes.get(attr.ino));
         }
     }
 
@@ -291,7 +288,10 @@ impl Vfs {
         let rename = Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), mode, whiteout };
         let changing = Changing::new(&self.dentries, [parent, new_parent]);
         let sent = Instant::now();
-        let reply = self.change_one(Op::Rename(rename)).await;
+        let named = [(parent, name), (new_parent, new_name)];
+        let about: Vec<Ino> =
+            named.iter().filter_map(|(dir, name)| self.dentries.get(*dir, name, sent)).map(|(ino, _)| ino).collect();
+        let reply = self.change_one_about(Op::Rename(rename), &about).await;
         self.dentries.forget(parent, name);
         self.dentries.forget(new_parent, new_name);
         drop(changing);

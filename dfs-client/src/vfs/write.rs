@@ -136,16 +136,19 @@ impl Vfs {
         }
     }
 
-    /// Seals what is unsaved of the file and waits until it is saved or given up. Waits at most for as long as
-    /// two seals may take.
-    pub(super) async fn save(&self, inode: &Arc<Inode>) {
+    /// Seals what is unsaved of the file and waits until it is saved or given up.
+    ///
+    /// # Errors
+    /// `Io` when that takes longer than two seals may: the data is still on its way.
+    pub(super) async fn save(&self, inode: &Arc<Inode>) -> FsResult<()> {
         self.seal_now(inode);
         let newest = inode.state().buffer().newest_seal();
-        if let Some(no) = newest
-            && tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no)).await.is_err()
-        {
-            tracing::warn!(ino = %inode.ino, "saving takes very long");
+        if let Some(no) = newest {
+            tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no))
+                .await
+                .map_err(|_| FsError::io("the data is not saved yet"))?;
         }
+        Ok(())
     }
 
     /// The same; an error if not everything is saved.
@@ -156,11 +159,11 @@ impl Vfs {
             if state.buffer().is_clean() {
                 return Ok(());
             }
-            (state.failures(), state.buffer().newest_seal())
+            state.failures()
         };
-        self.save(&inode).await;
+        self.save(&inode).await?;
         let state = inode.state();
-        if state.failures() != before.0 {
+        if state.failures() != before {
             return Err(state.failure());
         }
         Ok(())
@@ -169,18 +172,12 @@ impl Vfs {
     /// Makes the file durable, with everything that was written to it before, through whatever handle.
     ///
     /// # Errors
-    /// What could not be saved since this handle was last told.
+    /// What could not be saved since the last fsync of this handle.
     pub async fn fsync(&self, fh: u64) -> FsResult<()> {
         let handle = self.handle(fh)?;
         let inode = &handle.inode;
-        self.seal_now(inode);
-        let newest = inode.state().buffer().newest_seal();
-        if let Some(no) = newest {
-            tokio::time::timeout(self.config.deadline * 2, inode.wait_saved(no))
-                .await
-                .map_err(|_| FsError::io("the data is not saved yet"))?;
-        }
-        handle.report()
+        self.save(inode).await?;
+        handle.report_synced()
     }
 
     /// Makes the whole mount durable.
@@ -189,7 +186,9 @@ impl Vfs {
     /// What could not be saved meanwhile.
     pub async fn sync_all(&self) -> FsResult<()> {
         let before = self.lost_seals.load(Ordering::Relaxed);
-        let inodes: Vec<Arc<Inode>> = lock(&self.dirty).values().cloned().collect();
+        // Of all inodes: the list of dirty ones hears of a first write a moment after others can write too.
+        let mut inodes = self.inodes.all();
+        inodes.retain(|inode| !inode.state().buffer().is_clean());
         self.seal_many(&inodes);
         let all = async {
             for inode in &inodes {
@@ -210,12 +209,15 @@ impl Vfs {
 
     /// Whether any file has unsaved bytes.
     pub(super) fn has_unsaved(&self) -> bool {
-        lock(&self.dirty).values().any(|inode| !inode.state().buffer().is_clean())
+        self.budget.used() > 0
     }
 
-    /// Forgets unsaved bytes that nobody can reach any more.
+    /// Forgets unsaved bytes of a file without names, unless somebody has it open.
     pub(super) fn drop_unsaved(&self, inode: &Inode) {
         let mut state = inode.state();
+        if state.opens > 0 {
+            return;
+        }
         state.feeds.clear();
         Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.discard());
         drop(state);

@@ -67,7 +67,11 @@ fn readdir_while_others_come_and_go() -> Result<()> {
                 let path = dir.join(format!("come-{n}"));
                 File::create(&path)?;
                 let moved = dir.join(format!("moved-{n}"));
-                if n % 3 == 0 { fs::rename(&path, &moved).and_then(|()| fs::remove_file(&moved)) } else { fs::remove_file(&path) }
+                if n % 3 == 0 {
+                    fs::rename(&path, &moved).and_then(|()| fs::remove_file(&moved))
+                } else {
+                    fs::remove_file(&path)
+                }
             });
             ended.store(true, Ordering::SeqCst);
             result
@@ -106,7 +110,9 @@ fn removing_while_reading_takes_everything() -> Result<()> {
     fs::remove_dir(&dir)?;
     // rewinddir shows what came meanwhile; telldir and seekdir return to a place.
     fs::create_dir(&dir)?;
-    sh(&dir, r#"
+    sh(
+        &dir,
+        r#"
         for n in $(seq 700); do : > f$n; done
         python3 - <<'END'
 import ctypes, os
@@ -140,6 +146,7 @@ assert len(after) == 703 - 333, len(after)
 libc.seekdir(d, place)
 assert rest() == after
 END
-    "#)?;
+    "#,
+    )?;
     scene.finish()
 }

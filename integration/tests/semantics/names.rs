@@ -172,7 +172,9 @@ fn hard_links_share_everything_and_are_counted() -> Result<()> {
 fn deep_paths_and_a_working_directory_that_is_gone() -> Result<()> {
     let scene = Scene::new()?;
     // 200 x 61 bytes are three times what a path may have.
-    sh(&scene.mount.path, r#"
+    sh(
+        &scene.mount.path,
+        r#"
         python3 - <<'END'
 import os
 name, depth = "d" * 60, 200
@@ -196,7 +198,8 @@ END
         test -z "$(ls -A)"
         test "$(stat -c %h .)" = 0
         cd ..
-    "#)?;
+    "#,
+    )?;
     scene.finish()
 }
 

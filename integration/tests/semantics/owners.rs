@@ -19,7 +19,9 @@ fn open_scene() -> Result<Scene> {
 #[test]
 fn permissions_are_enforced() -> Result<()> {
     let scene = open_scene()?;
-    sh(&scene.mount.path, r"
+    sh(
+        &scene.mount.path,
+        r"
         echo secret > private; chmod 600 private
         echo news > public; chmod 644 public
         echo team > team; chown 0:4321 team; chmod 660 team
@@ -28,8 +30,11 @@ fn permissions_are_enforced() -> Result<()> {
         mkdir locked; echo x > locked/x; chmod 700 locked
         mkdir home; chown 65534:65534 home
         printf '#!/bin/sh\necho ran\n' > run; chmod 754 run
-    ")?;
-    as_nobody(&scene.mount.path, r#"
+    ",
+    )?;
+    as_nobody(
+        &scene.mount.path,
+        r#"
         ! cat private
         grep -q news public
         ! bash -c 'echo x >> public'
@@ -55,7 +60,8 @@ fn permissions_are_enforced() -> Result<()> {
         umask 027; echo new > masked; mkdir masked-dir
         test "$(stat -c %a:%u:%g masked)" = 640:65534:65534
         test "$(stat -c %a:%u:%g masked-dir)" = 750:65534:65534
-    "#)?;
+    "#,
+    )?;
     // A group that comes with the process counts.
     sh(&scene.mount.path, "setpriv --reuid=65534 --regid=65534 --groups=4321 bash -c 'echo x >> team; cat team'")?;
     assert_eq!(fs::read_to_string(scene.path("public"))?, "news\n");
@@ -66,7 +72,9 @@ fn permissions_are_enforced() -> Result<()> {
 fn a_sticky_directory_protects_what_others_own() -> Result<()> {
     let scene = open_scene()?;
     sh(&scene.mount.path, "mkdir tmp; chmod 1777 tmp; echo r > tmp/root; mkdir tmp/rootdir; chmod 777 tmp/rootdir")?;
-    as_nobody(&scene.mount.path, r"
+    as_nobody(
+        &scene.mount.path,
+        r"
         echo n > tmp/nobody
         ! rm -f tmp/root
         ! mv tmp/root tmp/other
@@ -75,7 +83,8 @@ fn a_sticky_directory_protects_what_others_own() -> Result<()> {
         echo y > tmp/rootdir/y
         mv tmp/nobody tmp/rootdir/
         rm tmp/rootdir/nobody
-    ")?;
+    ",
+    )?;
     assert_eq!(fs::read_to_string(scene.path("tmp/root"))?, "r\n");
     assert_eq!(fs::metadata(scene.path("tmp"))?.mode() & 0o7777, 0o1777);
     scene.finish()
@@ -84,7 +93,9 @@ fn a_sticky_directory_protects_what_others_own() -> Result<()> {
 #[test]
 fn a_setgid_directory_gives_its_group() -> Result<()> {
     let scene = open_scene()?;
-    sh(&scene.mount.path, r#"
+    sh(
+        &scene.mount.path,
+        r#"
         mkdir shared; chown 0:4321 shared; chmod 2777 shared
         cd shared
         touch file; mkdir dir; mkfifo pipe; ln -s x link; mkdir -m 700 tight
@@ -93,13 +104,17 @@ fn a_setgid_directory_gives_its_group() -> Result<()> {
         test "$(stat -c %a tight)" = 2700
         mkdir dir/sub && test "$(stat -c %a:%g dir/sub)" = 2755:4321
         mkdir ../plain && mv ../plain . && test "$(stat -c %a:%g plain)" = 755:0
-    "#)?;
-    as_nobody(&scene.path("shared"), r#"
+    "#,
+    )?;
+    as_nobody(
+        &scene.path("shared"),
+        r#"
         echo x > by-nobody; test "$(stat -c %u:%g by-nobody)" = 65534:4321
         mkdir dir-by-nobody; test "$(stat -c %a:%g dir-by-nobody)" = 2755:4321
         # Who is not in a file's group cannot make it setgid.
         chmod 2755 by-nobody; test "$(stat -c %a by-nobody)" = 755
-    "#)?;
+    "#,
+    )?;
     scene.finish()
 }
 
@@ -114,12 +129,15 @@ fn setuid_and_setgid_go_when_somebody_else_changes_the_file() -> Result<()> {
         fs::set_permissions(scene.path(name), Permissions::from_mode(mode))?;
         assert_eq!(fs::metadata(scene.path(name))?.mode() & 0o7777, mode, "{name}");
     }
-    as_nobody(&scene.mount.path, r"
+    as_nobody(
+        &scene.mount.path,
+        r"
         test -u write && test -g write
         printf x >> write; ! test -u write; ! test -g write
         truncate -s 3 truncate; ! test -u truncate; ! test -g truncate
         : > open; ! test -u open; ! test -g open
-    ")?;
+    ",
+    )?;
     // Root may keep them when it writes; a new owner does not inherit them.
     sh(&scene.mount.path, "printf x >> byroot; chown 1234 chown nogroup")?;
     for _ in 0..2 {

@@ -14,6 +14,9 @@ use crate::service::Shared;
 /// Slots are made when nobody has registered for this long: stores that start together get them together.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// Slots made by one command, no more than one takes.
+const SLOTS_AT_ONCE: u32 = 1 << 16;
+
 pub(super) async fn node_states(shared: &Shared) -> Result<(), StepError> {
     let map = shared.engine.map().borrow().clone();
     for (id, node) in &map.nodes {
@@ -53,7 +56,7 @@ pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
     let have = u32::try_from(map.slots.len()).unwrap_or(u32::MAX);
     if have < want {
         tracing::info!(have, want, stores, "making slots");
-        command(shared, Command::MakeSlots { count: want - have }).await?;
+        command(shared, Command::MakeSlots { count: (want - have).min(SLOTS_AT_ONCE) }).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dfs_core::id::{Ino, OrderNo};
 use dfs_core::limits::{CONDEMN_AFTER, TOMBSTONE_STAY, TTL};
 
-use super::{StepError, clock, command};
+use super::{StepError, command};
 use crate::machine::command::{Command, Reply};
 use crate::machine::read::{self, Reap};
 use crate::metrics;
@@ -44,7 +44,7 @@ impl Freeing {
         let (snapshot, after) = (shared.engine.snapshot(), self.orphans_after);
         let (orphans, next) = tokio::task::spawn_blocking(move || read::orphans(&*snapshot, after, ORPHANS)).await??;
         self.orphans_after = next;
-        let now = clock().as_millis();
+        let now = shared.engine.now().as_millis();
         let wait = u64::try_from((2 * TTL).as_millis()).unwrap_or(u64::MAX);
         let mut free = Vec::new();
         for orphan in orphans {
@@ -71,7 +71,7 @@ impl Freeing {
             return Ok(());
         }
         let snapshot = shared.engine.snapshot();
-        let until = clock().as_millis();
+        let until = shared.engine.now().as_millis();
         let due = tokio::task::spawn_blocking(move || read::reap_due(&*snapshot, until, DUE)).await??;
         let mut chunks = Vec::new();
         let mut steps = 0;
@@ -90,8 +90,7 @@ impl Freeing {
             }
         }
         for part in chunks.chunks(CONDEMN) {
-            if let Reply::Condemned { orders, .. } =
-                command(shared, Command::Condemn { chunks: part.to_vec() }).await?
+            if let Reply::Condemned { orders, .. } = command(shared, Command::Condemn { chunks: part.to_vec() }).await?
             {
                 metrics::condemned(orders.len() as u64);
             }
@@ -110,7 +109,7 @@ impl Freeing {
         let old = |at: Instant| at.elapsed() >= TOMBSTONE_STAY.max(Duration::from_secs(1));
         while let Some((_, up_to)) = self.passed.front().copied().filter(|(at, _)| old(*at)) {
             let snapshot = shared.engine.snapshot();
-            let first = read::tombstones(&*snapshot, None, 1)?;
+            let first = tokio::task::spawn_blocking(move || read::tombstones(&*snapshot, None, 1)).await??;
             if first.first().is_some_and(|t| t.order <= up_to) {
                 command(shared, Command::DropTombstones { up_to, limit: TOMBSTONES }).await?;
                 return Ok(());

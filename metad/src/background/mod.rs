@@ -10,9 +10,8 @@ mod sessions;
 mod space;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use dfs_core::time::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -22,6 +21,8 @@ use crate::service::Shared;
 
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(250);
+/// A look that comes later than this finds that the whole process stood still (stopped, a paused machine).
+const STOOD_STILL: Duration = Duration::from_secs(2);
 
 /// A step failed; the next tick tries again.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,14 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let before = Instant::now();
             tick.tick().await;
+            let late = before.elapsed().saturating_sub(TICK);
+            if late >= STOOD_STILL {
+                tracing::warn!(?late, "metad stood still; nodes and sessions get that time back");
+                shared.nodes.forgive(late, Instant::now());
+                shared.sessions.forgive(late, Instant::now());
+            }
             space.look(&shared.engine);
             let steps = [
                 ("node states", cluster::node_states(&shared).await),
@@ -68,8 +76,4 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
 
 async fn command(shared: &Shared, command: Command) -> Result<Reply, StepError> {
     Ok(shared.engine.submit(command).await??)
-}
-
-fn clock() -> Timestamp {
-    SystemTime::now().into()
 }

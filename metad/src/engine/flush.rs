@@ -15,8 +15,9 @@ use crate::engine::Fault;
 use crate::kv::{Kv, KvError, RocksKv};
 use crate::machine::command::Command;
 
-/// The state is flushed after so many ops, chunks and changed rows: half a second of work or so.
-const WORK: u64 = 150_000;
+/// The state is flushed after so many ops, chunks and changed rows: half a second of work or so, when
+/// most rows are not in the cache and the processor is shared.
+const WORK: u64 = 60_000;
 /// And after this much log on disk.
 const LOG_BYTES: u64 = 48 << 20;
 /// What the log writes for a group at least.
@@ -77,6 +78,14 @@ impl Flusher {
         Self { kv, unflushed, running: None }
     }
 
+    /// Begins the background's work after a start: what was replayed is flushed, and the files may be merged again.
+    pub(super) fn begin(&mut self) -> Result<(), Fault> {
+        self.spawn(|kv| {
+            kv.begin_merging()?;
+            kv.flush()
+        })
+    }
+
     /// Begins a flush if one is due, after the one before has ended. Returns the index that a flush which
     /// has ended has made durable.
     pub(super) fn look_after(&mut self) -> Result<Option<LogIndex>, Fault> {
@@ -84,12 +93,17 @@ impl Flusher {
         let ended = self.running.take_if(|running| is_due || running.is_finished());
         let durable = ended.map(wait).transpose()?;
         if is_due {
-            self.unflushed = Unflushed::default();
-            let kv = self.kv.clone();
-            let thread = std::thread::Builder::new().name("flush".into()).spawn(move || kv.flush());
-            self.running = Some(thread.map_err(|e| Fault::new(format!("no thread for flushing: {e}")))?);
+            self.spawn(RocksKv::flush)?;
         }
         Ok(durable)
+    }
+
+    fn spawn(&mut self, work: fn(&RocksKv) -> Result<LogIndex, KvError>) -> Result<(), Fault> {
+        self.unflushed = Unflushed::default();
+        let kv = self.kv.clone();
+        let thread = std::thread::Builder::new().name("flush".into()).spawn(move || work(&kv));
+        self.running = Some(thread.map_err(|e| Fault::new(format!("no thread for flushing: {e}")))?);
+        Ok(())
     }
 
     /// Flushes everything, and waits for it.

@@ -5,6 +5,7 @@
 //! sees what a crash could take back. Queries read the applied state from a
 //! snapshot and never wait for the writer.
 
+mod clock;
 mod entry;
 mod flush;
 mod home;
@@ -21,6 +22,7 @@ use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, LogIndex, StartId};
 use dfs_core::query::{Answer, Query};
+use dfs_core::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::kv::{Kv, KvError, RocksKv, Snapshot};
@@ -101,6 +103,8 @@ struct Shared {
     low_space: AtomicBool,
     /// Index of the last entry applied.
     applied: AtomicU64,
+    /// Stamps entries.
+    clock: clock::Clock,
     /// Index of the last `Condemn` applied.
     last_order: AtomicU64,
 }
@@ -177,6 +181,12 @@ impl Engine {
     #[must_use]
     pub fn start_id(&self) -> StartId {
         self.start
+    }
+
+    /// The time by the clock that stamps entries: due times are to be compared with this and no other.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// The last entry applied.

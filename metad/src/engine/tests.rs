@@ -50,10 +50,14 @@ async fn commands_that_weigh_more_than_was_guessed_go_in_several_frames() {
     let (engine, thread) = start(tmp.path());
     // Each fits into the log by itself; while the first is synced, the others gather.
     let large = || Command::NotHeld { session: SessionId(1), inos: vec![Ino(u64::MAX); 600_000] };
-    let sent: Vec<_> = (0..8).map(|_| tokio::spawn({
-        let (engine, command) = (engine.clone(), large());
-        async move { engine.submit(command).await }
-    })).collect();
+    let sent: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn({
+                let (engine, command) = (engine.clone(), large());
+                async move { engine.submit(command).await }
+            })
+        })
+        .collect();
     for outcome in sent {
         assert_eq!(outcome.await.unwrap().unwrap(), Err(Refusal::OverLimit));
     }
@@ -111,7 +115,8 @@ async fn the_clock_does_not_go_back_over_a_start() {
     // An entry from a clock that was far ahead, and a clean end: nothing is left to replay.
     let now = Timestamp { secs: 1 << 40, nanos: 0 };
     let index = LogIndex(log.last_index().0 + 1);
-    let payload = entry::encode(&machine::command::Entry { now, command: Command::Start { start: StartId(9) } }).unwrap();
+    let payload =
+        entry::encode(&machine::command::Entry { now, command: Command::Start { start: StartId(9) } }).unwrap();
     log.append(&[crate::log::Entry { term: 1, index, payload }]).unwrap();
     log.sync().unwrap();
     drop((log, home));

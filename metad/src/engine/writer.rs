@@ -4,23 +4,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, LogIndex};
 use dfs_core::op::{Op, SetAttr};
-use dfs_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use crate::engine::flush::{Flusher, Unflushed};
+use crate::engine::flush::Flusher;
 use crate::engine::home::Home;
 use crate::engine::open::Replayed;
 use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
 use crate::kv::{Kv, KvError, Overlay, RocksKv};
 use crate::log::{self, Log, LogError};
-use crate::machine::{Machine, read};
 use crate::machine::command::{Command, Entry, Place, Reply};
+use crate::machine::{Machine, read};
 use crate::metrics;
 
 /// Commands in one group at most.
@@ -38,7 +36,6 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     map: watch::Sender<Arc<ClusterMap>>,
     stopped: watch::Sender<Option<Fault>>,
-    now: Timestamp,
     flusher: Flusher,
 }
 
@@ -54,21 +51,16 @@ impl Writer {
         stopped: watch::Sender<Option<Fault>>,
         replayed: Replayed,
     ) -> Self {
-        let flushed = kv.flushed_applied().0;
         Self {
             home,
+            // What was replayed is not flushed either: one crash after the other must not make it more and more.
+            flusher: Flusher::new(kv.clone(), replayed.unflushed),
             kv,
             log,
             machine,
             shared,
             map,
             stopped,
-            now: replayed.last,
-            // What was replayed is not flushed either: one crash after the other must not make it more and more.
-            since_flush: (replayed.entries, 0),
-            flushing: Arc::default(),
-            flushed: Arc::new(AtomicU64::new(flushed)),
-            released: 0,
         }
     }
 
@@ -86,13 +78,15 @@ impl Writer {
 
     /// Serves the queue until it is told to stop or a fault ends it.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let mut so_far = self.flusher.begin();
         let reason = loop {
-            let Some((group, stop)) = gather(&mut queue) else { break None };
-            if let Err(fault) = self.group(group).and_then(|()| self.look_after_flush()) {
+            if let Err(fault) = so_far {
                 tracing::error!(%fault, "the writer stops");
                 break Some(fault);
             }
-            if stop {
+            let Some((group, stop)) = gather(&mut queue) else { break None };
+            so_far = self.group(group).and_then(|()| self.look_after_flush());
+            if stop && so_far.is_ok() {
                 break None;
             }
         };
@@ -122,7 +116,7 @@ impl Writer {
                 done(Ok(self.no_space(&command)?));
                 continue;
             }
-            let entry = Entry { now: self.tick(), command };
+            let entry = Entry { now: self.shared.clock.now(), command };
             let payload = entry::encode(&entry)?;
             if payload.len() > self.log.payload_bytes_max() {
                 done(Ok(Err(Refusal::OverLimit)));
@@ -220,12 +214,6 @@ impl Writer {
             _ => None,
         };
         Ok(done.map(Reply::Commit).ok_or(Refusal::NoSpace))
-    }
-
-    /// metad's clock, never going back.
-    fn tick(&mut self) -> Timestamp {
-        self.now = self.now.max(Timestamp::from(SystemTime::now()));
-        self.now
     }
 
     /// Has the state flushed when enough has gathered, and lets go of log that is not needed any more.

@@ -73,6 +73,19 @@ impl RocksKv {
         Ok(kv)
     }
 
+    /// Lets RocksDB merge its files in the background from now on. It does not before: at a start that would take
+    /// the processor from what is applied again.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn begin_merging(&self) -> Result<(), KvError> {
+        for table in Table::ALL {
+            let family = self.inner.family(*table);
+            self.inner.db.set_options_cf(family, &[("disable_auto_compactions", "false")]).map_err(error)?;
+        }
+        Ok(())
+    }
+
     /// Bytes that RocksDB holds in write buffers and in the pinned part of its cache.
     ///
     /// # Errors
@@ -286,6 +299,8 @@ fn table_options(cache: &Cache, options: &RocksOptions) -> Options {
     // Most tables are nearly empty; by default each would take a mebibyte of the buffer at its first key.
     table.set_arena_block_size(64 << 10);
     table.set_level_compaction_dynamic_level_bytes(true);
+    // Until begin_merging.
+    table.set_disable_auto_compactions(true);
     table
 }
 

@@ -89,6 +89,13 @@ impl Nodes {
         self.lock().missed = counts;
     }
 
+    /// metad itself stood still for this long: that was nobody's silence.
+    pub fn forgive(&self, stood: Duration, now: Instant) {
+        for heard in self.lock().heard.values_mut() {
+            *heard = (*heard + stood).min(now);
+        }
+    }
+
     /// Since a node was last heard, or since metad began.
     pub fn silence(&self, node: NodeId, now: Instant) -> Duration {
         let heard = self.lock().heard.get(&node).copied().unwrap_or(self.began);
@@ -166,13 +173,8 @@ mod tests {
         let store = dfs_core::cluster::Store { node: NodeId(1), capacity: 100, start: StartCounter(1) };
         let map = ClusterMap { stores: [(StoreId(7), store)].into(), ..ClusterMap::default() };
         assert!(nodes.loads(&map).is_empty());
-        let says = StoreSays {
-            store: StoreId(7),
-            start: StartCounter(1),
-            free: 5,
-            total: 100,
-            orders: OrderNo::default(),
-        };
+        let says =
+            StoreSays { store: StoreId(7), start: StartCounter(1), free: 5, total: 100, orders: OrderNo::default() };
         nodes.heard(NodeId(1), &[says], Instant::now());
         assert_eq!(nodes.loads(&map)[0].free, 5);
     }
@@ -218,5 +220,7 @@ mod tests {
         assert_eq!(nodes.due_state(n, NodeState::Up, at(14)), Some(NodeState::Suspect));
         assert_eq!(nodes.due_state(n, NodeState::Suspect, at(21)), Some(NodeState::Down));
         assert_eq!(nodes.due_state(n, NodeState::Draining, at(21)), None);
+        nodes.forgive(Duration::from_secs(8), at(21));
+        assert_eq!(nodes.due_state(n, NodeState::Up, at(21)), None);
     }
 }

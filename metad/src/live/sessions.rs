@@ -84,6 +84,13 @@ impl Sessions {
         self.lock().0.iter().filter(|(_, l)| old(l)).map(|(id, _)| *id).collect()
     }
 
+    /// metad itself stood still for this long: that was nobody's silence.
+    pub fn forgive(&self, stood: Duration, now: Instant) {
+        for live in self.lock().0.values_mut() {
+            live.heard = (live.heard + stood).min(now);
+        }
+    }
+
     /// The session is to be asked whether it holds this inode open.
     pub fn ask(&self, id: SessionId, ino: Ino) {
         if let Some(live) = self.lock().0.get_mut(&id)
@@ -132,6 +139,17 @@ mod tests {
         assert!(sessions.heard(SessionId(1), second, now + Duration::from_secs(3)));
         assert!(sessions.silent(now + Duration::from_secs(5), Duration::from_secs(3)).is_empty());
         assert_eq!(sessions.silent(now + Duration::from_secs(6), Duration::from_secs(3)), [SessionId(1)]);
+    }
+
+    #[test]
+    fn what_metad_stood_still_is_nobodys_silence() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let at = |s| now + Duration::from_secs(s);
+        sessions.add(SessionId(1), "silent before".into(), now);
+        sessions.add(SessionId(2), "heard since".into(), at(100));
+        sessions.forgive(Duration::from_secs(90), at(100));
+        let silence: Vec<_> = sessions.view(at(100)).iter().map(|s| s.silence.as_secs()).collect();
+        assert_eq!(silence, [10, 0]);
     }
 
     #[test]

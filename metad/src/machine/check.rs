@@ -27,8 +27,8 @@ use rows::Rows;
 
 /// Rows read at a time.
 const PAGE: usize = 1024;
-/// Inodes or chunks compared in one pass: some 30 MiB.
-const WINDOW: usize = 1 << 19;
+/// Inodes or chunks compared in one pass: some 16 MiB.
+const WINDOW: usize = 1 << 18;
 /// Directories known to lead to the root that are remembered.
 const ROOTED: usize = 1 << 16;
 /// Findings listed; the rest are only counted.

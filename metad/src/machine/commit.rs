@@ -10,8 +10,8 @@ use crate::machine::command::Reply;
 use crate::machine::ops;
 use crate::machine::puts::{self, Brought};
 use crate::machine::txn::{Res, Stop, Txn};
-use crate::schema::{Record, keys};
 use crate::schema::session::{LaneRow, SessionRow};
+use crate::schema::{Record, keys};
 
 /// Does a commit, or repeats its reply if it was done. A commit refused as a
 /// whole does not use up its number.

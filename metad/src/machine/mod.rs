@@ -25,12 +25,14 @@ mod ops;
 mod puts;
 mod query;
 pub mod read;
+mod touched;
 mod txn;
 
 #[cfg(test)]
 mod tests;
 
 pub use query::query;
+pub use touched::touched;
 
 /// The state machine. It knows the cluster map of the state that it was last applied to.
 #[derive(Clone, Debug, Default)]

@@ -31,7 +31,11 @@ pub(super) fn begin(shared: &Shared) -> Result<Messages, Status> {
     Ok(rx)
 }
 
-fn tell(tx: &mpsc::Sender<Result<v1::CheckResponse, Status>>, snapshot: &dyn Snapshot, shutdown: &watch::Receiver<bool>) {
+fn tell(
+    tx: &mpsc::Sender<Result<v1::CheckResponse, Status>>,
+    snapshot: &dyn Snapshot,
+    shutdown: &watch::Receiver<bool>,
+) {
     let unwanted = || tx.is_closed() || *shutdown.borrow();
     // There is room for all; an error means that the reader is gone.
     let send = |r| drop(tx.try_send(r));

@@ -1,7 +1,7 @@
 //! The service `Nodes`: what chunk daemons say and hear.
 
-use dfs_core::cluster::NodeState;
 use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::cluster::NodeState;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, LogIndex, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
 use dfs_core::limits::{LABEL_BYTES, LIST_CHUNKS, STORES_PER_NODE};
@@ -10,9 +10,9 @@ use dfs_proto::{PROTOCOL, v1};
 use tonic::{Request, Response, Status};
 
 use crate::background::CONDEMN;
+use crate::kv::Snapshot;
 use crate::live::nodes::StoreSays;
 use crate::machine::command::{Command, RegisterNode, RegisterStore, Reply};
-use crate::kv::Snapshot;
 use crate::machine::{Fault, read};
 use crate::service::meta::{after_id, blocking, limit};
 use crate::service::{Service, fault, now};
@@ -22,10 +22,7 @@ const ORDERS: usize = 4 * CONDEMN;
 
 #[tonic::async_trait]
 impl Nodes for Service {
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
         let request = request.into_inner();
         let shared = &self.0;
         let ours = shared.engine.cluster();

@@ -348,7 +348,59 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::engine::{self, EngineOptions};
+    use crate::live::nodes::Nodes;
+    use crate::live::sessions::Sessions;
+
+    fn shared(dir: &std::path::Path) -> Arc<Shared> {
+        let options =
+            EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
+        let (engine, _thread) = engine::open(&options).unwrap();
+        let nodes = Nodes::new(now(), Duration::from_secs(10));
+        Arc::new(Shared { engine, sessions: Sessions::default(), nodes, shutdown: watch::channel(false).1 })
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_while_it_opens_leaves_a_session_that_is_known() {
+        let tmp = tempfile::tempdir().unwrap();
+        let shared = shared(tmp.path());
+        let hello = v1::Hello { protocol: PROTOCOL, client: "hasty".into(), ..Default::default() };
+        let mut opening = Box::pin(open(&shared, &hello));
+        assert!(futures::poll!(&mut opening).is_pending());
+        drop(opening);
+        let known = async {
+            while shared.sessions.view(now()).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), known).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
+        let tmp = tempfile::tempdir().unwrap();
+        let shared = shared(tmp.path());
+        let session = SessionId(7);
+        shared.sessions.add(session, "slow".into(), now());
+        let stream = shared.sessions.attach(session, now()).unwrap();
+        let (out, mut results) = mpsc::unbounded_channel();
+        let (gate, pulses) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
+        let mut serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, pulses };
+        for _ in 0..3 {
+            assert!(serving.pulse());
+        }
+        assert_eq!(results.len(), 1);
+        drop(results.recv().await);
+        assert!(serving.pulse());
+        assert_eq!(results.len(), 1);
+        shared.sessions.ask(session, Ino(5));
+        let later = shared.sessions.attach(session, now()).unwrap();
+        assert!(later != stream && !serving.pulse());
+        assert_eq!(shared.sessions.take_questions(session), [Ino(5)]);
+    }
 
     #[test]
     fn large_results_do_not_travel_in_one_message() {

@@ -32,7 +32,8 @@ pub(super) fn write(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Write) -> Res<O
     }
     inode.mtime = op.mtime;
     inode.data += 1;
-    inode.altered(call.time);
+    // The bytes may be older than another change that came first.
+    inode.altered(inode.ctime.max(call.time));
     txn.put_inode(op.ino, &inode);
     Ok(reply(data_before, [inode.attr(op.ino)]))
 }
