@@ -88,14 +88,12 @@ async fn bytes_that_are_lost_are_reported_once_and_not_shown_any_more() {
 async fn nothing_overtakes_data_that_is_still_on_its_way() {
     let (meta, vfs) = setup(Duration::from_millis(100)).await;
     let inode = vfs.inodes.get(FILE);
-    let mut state = inode.state();
-    Inode::change_buffer(&mut state, &vfs.budget, |buffer| {
+    Inode::change_buffer(&mut inode.state(), &vfs.budget, |buffer| {
         let info = WriteInfo { now: Instant::now(), time: Timestamp::default(), kill_priv: false };
         buffer.write(0, b"x", info);
         // Nobody saves it.
         buffer.seal_all().unwrap();
     });
-    drop(state);
     assert!(vfs.has_unsaved());
     assert!(matches!(vfs.save_or_fail(FILE).await, Err(FsError::Io(_))));
     let cut = dfs_core::op::SetAttr { size: Some(0), ..Default::default() };

@@ -99,7 +99,7 @@ fn random_changes_from_two_mounts_leave_one_tree() -> Result<()> {
     }
     let until = Instant::now() + Duration::from_secs(10);
     let work = |t: u64| -> Result<u64> {
-        let root = if t % 2 == 0 { &scene.a.path } else { &scene.b.path };
+        let root = if t.is_multiple_of(2) { &scene.a.path } else { &scene.b.path };
         let mut rng = StdRng::seed_from_u64(seed ^ t);
         let mut good = 0;
         while Instant::now() < until {

@@ -101,7 +101,8 @@ pub(super) struct Replayed {
 /// Applies what the log has and the KV has not.
 fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> Result<Replayed, OpenError> {
     let began = Instant::now();
-    let mut last = clock_of(log)?;
+    // What is replayed says it by itself; a file is not read twice for it.
+    let mut last = if log.last_index() == applied { clock_of(log)? } else { Timestamp::default() };
     let mut unflushed = Unflushed::default();
     let mut count = 0_u64;
     let mut records = log.entries_from(LogIndex(applied.0 + 1))?.peekable();

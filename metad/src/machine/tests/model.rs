@@ -234,7 +234,7 @@ impl Model {
                 node.bytes[at as usize] = Some((e.chunk.id.0[0], e.offset + (at - e.range.start) as u32));
             }
         }
-        (node.mtime, node.ctime) = (w.mtime, t);
+        (node.mtime, node.ctime) = (w.mtime, node.ctime.max(t));
         Ok(())
     }
 
