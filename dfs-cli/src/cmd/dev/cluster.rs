@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -155,14 +156,22 @@ fn read(dir: &Path) -> anyhow::Result<Option<Settings>> {
     }
 }
 
+/// How long a taken lock is tried again: a process that is just being started holds its parent's files until it runs
+/// its own program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 fn lock(dir: &Path) -> anyhow::Result<File> {
     let path = dir.join("run").join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!("another `dfs dev` is at work in {}", dir.display()),
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => bail!("another `dfs dev` is at work in {}", dir.display()),
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
     }
 }
 
