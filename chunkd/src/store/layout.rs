@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crc_fast::{CrcAlgorithm, checksum};
 use dfs_core::id::{NodeId, StoreId};
@@ -37,6 +38,9 @@ pub struct DirLock {
     _file: File,
 }
 
+/// How long a taken lock is tried again: a daemon that was just killed holds its files until it is wholly gone.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Takes the data directory `dir` for this process, making it if it is absent.
 ///
 /// # Errors
@@ -47,10 +51,14 @@ pub fn lock_dir(dir: &Path) -> Result<DirLock, StoreError> {
     RealDisk.create_dir(dir).map_err(what)?;
     let path = dir.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(what)?;
-    match file.try_lock() {
-        Ok(()) => Ok(DirLock { _file: file }),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(e)) => Err(what(e)),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(DirLock { _file: file }),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(what(e)),
+        }
     }
 }
 
