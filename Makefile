@@ -4,14 +4,17 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Where rustup puts cargo, for shells that were not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help deps build up down test scale verify fix clean
+.PHONY: help deps tools build up down test scale conformance apps fuzz verify fix clean bench
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Installs the Debian packages that are missing (needs root or sudo for that)
 	@scripts/deps
+
+tools: deps ## Installs the test suites that others wrote, beside what is built
+	@scripts/tools
 
 build: deps ## Builds all programs
 	cargo build --release
@@ -22,13 +25,26 @@ up: build ## Starts metad and three chunkds on this machine and mounts them at .
 down: ## Unmounts ./mnt and stops what `make up` started; the data stays
 	@if [ -f .dev/cluster.toml ]; then $(BIN)/dfs dev down --dir .dev; else echo "nothing was started here"; fi
 
-test: build ## Runs all tests, real daemons and real mounts included
+test: build tools ## Runs all tests, real daemons and real mounts included
 	@scripts/test
 
 scale: build ## Measures metad with a million files: memory, restart, check (some minutes)
 	DFS_SCALE=1 cargo test --release -p dfs-integration --test scale -- --nocapture
 
-verify: build ## Checks format, lints, tests and documentation; changes nothing
+conformance: build tools ## Runs pjdfstest, fsx, stress-ng and fio for long (about half an hour)
+	DFS_LONG=1 cargo test --release --workspace --test conformance -- --nocapture --test-threads=1
+
+apps: build tools ## Runs PostgreSQL, sqlite, git, rsync, cargo, npm and overlayfs on a mount for long (about ten minutes)
+	@scripts/deps apps
+	DFS_LONG=1 cargo test --release --workspace --test apps -- --nocapture --test-threads=1 --include-ignored
+
+fuzz: build ## Compares a mount with a local directory, call by call, for two hours (DFS_FUZZ_MINUTES, DFS_FUZZ_SEED)
+	DFS_FUZZ_MINUTES=$${DFS_FUZZ_MINUTES:-120} cargo test --release --workspace --test fuzz -- --include-ignored --nocapture --test-threads=1 a_mount
+
+bench: build ## Measures this, the local disk and every competitor installed; writes docs/benchmark.md (half an hour)
+	@scripts/bench $(ARGS)
+
+verify: build tools ## Checks format, lints, tests and documentation; changes nothing
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	@scripts/test

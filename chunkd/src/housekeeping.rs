@@ -34,7 +34,7 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
                     metrics::corrupt();
                     tracing::error!(store = %served.id, %slot, chunk = %id, "compaction found a damaged chunk");
                     let chunk = ChunkRef { id, len: UNKNOWN_LEN, slot };
-                    node.report_lost_waiting(Lost { store: served.id, chunk }).await;
+                    node.report_lost_waiting(Lost { store: served.id, chunk, loss: Some(step.loss) }).await;
                 }
                 if step.compacted { PAUSE } else { LOOK }
             }

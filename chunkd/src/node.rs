@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::ClusterMap;
-use dfs_core::id::{ClusterId, Epoch, NodeId, SlotId, StoreId};
+use dfs_core::id::{ClusterId, Epoch, LossNo, NodeId, SlotId, StoreId};
 use dfs_core::op::Ack;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tonic::Status;
@@ -55,7 +55,7 @@ pub struct Served {
 impl Served {
     /// The answer to a put, from what the store says.
     pub(crate) fn ack(&self, done: PutDone) -> Ack {
-        Ack { store: self.id, start: self.store.starts(), orders: done.orders }
+        Ack { store: self.id, start: self.store.starts(), orders: done.orders, losses: done.losses }
     }
 }
 
@@ -64,6 +64,9 @@ impl Served {
 pub(crate) struct Lost {
     pub(crate) store: StoreId,
     pub(crate) chunk: ChunkRef,
+    /// The number of the loss, if the store says so itself and does not count the chunk as present. Else it
+    /// has to look.
+    pub(crate) loss: Option<LossNo>,
 }
 
 /// The node.
@@ -219,16 +222,20 @@ impl Node {
     pub(crate) async fn examine(&self, served: &Arc<Served>, chunk: ChunkRef) -> Result<Examined, Status> {
         let (store, slot, id): (_, SlotId, ChunkId) = (Arc::clone(&served.store), chunk.slot, chunk.id);
         match self.background.run(move || store.quarantine(slot, id)).await? {
-            Ok(true) => {
+            Ok(Some(set)) => {
                 crate::metrics::corrupt();
                 tracing::error!(store = %served.id, %slot, chunk = %id, "a damaged chunk was set aside");
-                self.report_lost(Lost { store: served.id, chunk });
+                self.report_lost(Lost { store: served.id, chunk, loss: Some(set.loss) });
+                if let Some(e) = set.error {
+                    tracing::error!(store = %served.id, %slot, chunk = %id, error = %e, "a damaged chunk may come back");
+                    self.report_lost(Lost { store: served.id, chunk, loss: None });
+                }
                 Ok(Examined::SetAside)
             }
-            Ok(false) => Ok(Examined::Good),
+            Ok(None) => Ok(Examined::Good),
             Err(e) => {
                 tracing::error!(store = %served.id, %slot, chunk = %id, error = %e, "a damaged chunk stays where it is");
-                self.report_lost(Lost { store: served.id, chunk });
+                self.report_lost(Lost { store: served.id, chunk, loss: None });
                 Err(Status::data_loss("the chunk is damaged"))
             }
         }

@@ -84,8 +84,11 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         // The log says it once; most deployments run without the capability.
         tracing::debug!("PR_SET_IO_FLUSHER was not granted (it needs CAP_SYS_RESOURCE)");
     }
+    // One in two: disks are waited for on other threads, and waking another worker costs more than its work.
+    let workers = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 8));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(workers)
         .thread_name("chunkd")
         .max_blocking_threads(BLOCKING_THREADS)
         .build()

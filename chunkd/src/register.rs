@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dfs_core::id::{ClusterId, LogIndex, StartId};
+use dfs_core::id::{ClusterId, LogIndex, LossNo, StartId};
 use dfs_proto::client::{InvalidAddress, meta_channel, nodes_client};
 use dfs_proto::v1::nodes_client::NodesClient;
 use dfs_proto::{PROTOCOL, v1};
@@ -154,7 +154,7 @@ async fn register(node: &Arc<Node>, meta: &Meta) -> Result<Registered, Failure> 
         let address = meta.address.clone();
         return Err(Failure::Outcast(Outcast::OtherCluster { address, found: cluster, own }));
     }
-    bind(node, cluster, response.untrusted).await?;
+    bind(node, cluster, response.untrusted, response.losses).await?;
     if map.cluster != cluster {
         return Err(Failure::Later(Status::internal("metad sent the map of another cluster")));
     }
@@ -165,8 +165,9 @@ async fn register(node: &Arc<Node>, meta: &Meta) -> Result<Registered, Failure> 
     Ok(Registered { start })
 }
 
-/// Notes the cluster in every store, and that metad is not trusted if so.
-async fn bind(node: &Arc<Node>, cluster: ClusterId, untrusted: bool) -> Result<(), Failure> {
+/// Notes the cluster in every store, and that metad is not trusted if so. `losses` are those that metad has heard
+/// of, in the order of [`Node::stores`].
+async fn bind(node: &Arc<Node>, cluster: ClusterId, untrusted: bool, losses: Vec<u64>) -> Result<(), Failure> {
     if untrusted {
         tracing::error!(
             "metad has lost history that this node remembers (was an old copy restored?): \
@@ -177,8 +178,9 @@ async fn bind(node: &Arc<Node>, cluster: ClusterId, untrusted: bool) -> Result<(
     let bound = node
         .background
         .run(move || {
-            all.stores().try_for_each(|served| {
+            all.stores().enumerate().try_for_each(|(i, served)| {
                 served.store.bind_cluster(cluster)?;
+                served.store.know_losses(LossNo(losses.get(i).copied().unwrap_or(0)))?;
                 if untrusted { served.store.set_untrusted() } else { Ok(()) }
             })
         })

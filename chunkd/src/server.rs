@@ -267,7 +267,7 @@ fn lost_at_start(reports: impl Iterator<Item = (dfs_core::id::StoreId, OpenRepor
         .flat_map(|(store, report)| {
             report.damaged.into_iter().filter_map(move |damage| {
                 let (slot, id) = damage.chunk?;
-                Some(Lost { store, chunk: ChunkRef { id, len: UNKNOWN_LEN, slot } })
+                Some(Lost { store, chunk: ChunkRef { id, len: UNKNOWN_LEN, slot }, loss: Some(report.losses) })
             })
         })
         .collect()

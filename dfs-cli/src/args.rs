@@ -59,6 +59,21 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 100)]
         list: usize,
     },
+    /// Copy a file or a tree on a mount without copying any data
+    #[command(
+        long_about = "Copy a file or a tree on a mount without copying any data: both share what is stored, and each \
+            can be changed without the other.\n\nModes, owners, times, extended attributes, hard links inside the \
+            tree, symlinks and special files are kept. TARGET appears when all of it is there. A file that changes \
+            meanwhile is cloned as it is found.",
+        after_help = "Exit codes: 0 cloned; 1 TARGET exists, is on another mount, or something could not be cloned: \
+            then there is no TARGET; 2 wrong arguments."
+    )]
+    Clone {
+        /// A file or directory on a mount
+        source: PathBuf,
+        /// What the clone is to be called, on the same mount; must not exist
+        target: PathBuf,
+    },
     /// Save everything that was written to a mount; returns when it is durable
     #[command(after_help = "Exit codes: 0 all is durable; 1 it is not, or this is no mount.")]
     Sync {
@@ -133,13 +148,20 @@ mod tests {
         assert_eq!((up.nodes, up.replicas, up.port), (Some(4), Some(2), Some(9)));
         assert!(matches!(parse("dfs dev down --dir d").unwrap().command, Command::Dev(Dev::Down { .. })));
         assert!(matches!(parse("dfs sync /m").unwrap().command, Command::Sync { .. }));
+        assert!(matches!(parse("dfs clone a b --json").unwrap().command, Command::Clone { .. }));
     }
 
     #[test]
     fn wrong_arguments_are_refused_with_2() {
-        for line in
-            ["dfs", "dfs dev up", "dfs dev up --dir d --nodes 0", "dfs dev up --dir d --port 0", "dfs stat", "dfs x"]
-        {
+        for line in [
+            "dfs",
+            "dfs dev up",
+            "dfs dev up --dir d --nodes 0",
+            "dfs dev up --dir d --port 0",
+            "dfs stat",
+            "dfs x",
+            "dfs clone a",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -11,6 +11,9 @@ pub enum FsError {
     /// A fault: a server is away, too slow or wrong. A change may or may not have happened.
     #[error("input/output error: {0}")]
     Io(String),
+    /// The file was removed by another client and is gone, though it is held open here.
+    #[error("the file is gone: it was removed by another client")]
+    Gone,
     /// No store has room.
     #[error("no space left on any store")]
     NoSpace,
@@ -26,6 +29,7 @@ impl FsError {
         match self {
             Self::Refused(refusal) => refusal.errno(),
             Self::Io(_) => libc::EIO,
+            Self::Gone => libc::ESTALE,
             Self::NoSpace => libc::ENOSPC,
             Self::Interrupted => libc::EINTR,
         }
@@ -48,6 +52,7 @@ mod tests {
     fn numbers_are_those_of_linux() {
         assert_eq!(FsError::from(Refusal::NotEmpty).errno(), libc::ENOTEMPTY);
         assert_eq!(FsError::io("x").errno(), libc::EIO);
+        assert_eq!(FsError::Gone.errno(), libc::ESTALE);
         assert_eq!(FsError::NoSpace.errno(), libc::ENOSPC);
         assert_eq!(FsError::Interrupted.errno(), libc::EINTR);
     }

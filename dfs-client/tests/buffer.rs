@@ -144,22 +144,56 @@ impl World {
         }
     }
 
+    /// What the buffer says of where it has bytes is what it has: all of `range` but `gaps`.
+    fn check_ranges(&self, range: ByteRange, gaps: &[ByteRange]) {
+        let mut expected = Vec::new();
+        let mut at = range.start;
+        for gap in gaps {
+            expected.extend(ByteRange::new(at, gap.start));
+            at = gap.end;
+        }
+        expected.extend(ByteRange::new(at, range.end));
+        let listed: Vec<_> = self.buffer.ranges().into_iter().filter_map(|r| r.intersect(range)).collect();
+        assert_eq!(listed, expected);
+        let mut walked = Vec::new();
+        let mut at = range.start;
+        while let Some(start) = self.buffer.next(at).filter(|start| *start < range.end) {
+            at = start;
+            while self.buffer.covered_to(at) > at {
+                at = self.buffer.covered_to(at);
+            }
+            walked.extend(ByteRange::new(start, at.min(range.end)));
+        }
+        assert_eq!(walked, expected);
+    }
+
     fn read(&self, range: ByteRange) {
         let mut out = self.committed[window(range.start)..window(range.end)].to_vec();
         let before = out.clone();
-        for gap in self.buffer.read(range, &mut out) {
+        let gaps = self.buffer.read(range, &mut out);
+        self.check_ranges(range, &gaps);
+        for gap in gaps {
             let of = (gap.start - range.start) as usize..(gap.end - range.start) as usize;
             assert!(out[of.clone()] == before[of], "a gap was touched");
         }
         assert!(out == self.seen[window(range.start)..window(range.end)], "{range:?} is not what was written");
     }
 
+    /// What is unsealed is saved as far as it stays, together with the cut.
     fn truncate(&mut self, size: u64) {
-        self.seal();
         while self.buffer.first_seal().is_some() {
             self.commit(false);
         }
-        self.buffer.truncate(size);
+        if let Some(taken) = self.buffer.seal_all() {
+            let no = taken.no;
+            self.sealed(taken);
+            let seal = self.buffer.seal(no).unwrap().below(size);
+            assert!(seal.rest.end().is_none_or(|end| end <= size));
+            assert_eq!(seal.rest.bytes(), seal.rest.runs().iter().map(|r| r.len()).sum::<u64>());
+            assert!(seal.streamed.as_ref().is_none_or(|(range, _)| range.start < size));
+            apply(&seal, &mut self.committed, false);
+            self.buffer.finish(no).unwrap();
+        }
         self.seen[window(size)..].fill(0);
         self.committed[window(size)..].fill(0);
         self.at = size;
@@ -252,7 +286,7 @@ proptest! {
             layer.write(at, &vec![1; len]);
             model[at as usize..at as usize + len].fill(true);
         }
-        layer.truncate(cut);
+        layer.cut_out(ByteRange { start: cut, end: u64::MAX });
         model[cut as usize..].fill(false);
         prop_assert_eq!(layer.bytes(), model.iter().filter(|b| **b).count() as u64);
         prop_assert_eq!(layer.end(), model.iter().rposition(|b| *b).map(|at| at as u64 + 1));

@@ -88,4 +88,6 @@ pub struct Attr {
     pub change: u64,
     /// Raised whenever the bytes (or a directory's entries) alter.
     pub data: u64,
+    /// Whether it has any extended attributes (ACLs are some).
+    pub xattrs: bool,
 }

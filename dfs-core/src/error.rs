@@ -72,6 +72,15 @@ pub enum Refusal {
     /// Not supported for this kind of file.
     #[error("operation not supported")]
     NotSupported,
+    /// Another owner has a lock that is in the way.
+    #[error("locked by another")]
+    Locked,
+    /// Waiting for the lock would never end: its holder waits for the caller.
+    #[error("waiting for that lock would be a deadlock")]
+    Deadlock,
+    /// More locks than a file or a session may have.
+    #[error("too many locks")]
+    NoLocks,
 }
 
 impl Refusal {
@@ -93,6 +102,9 @@ impl Refusal {
             Self::NoSpace => 28,
             Self::NotPermitted => 1,
             Self::NotSupported => 95,
+            Self::Locked => 11,
+            Self::Deadlock => 35,
+            Self::NoLocks => 37,
             Self::NoSession
             | Self::LaneOrder
             | Self::Needed(_)

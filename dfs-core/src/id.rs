@@ -80,6 +80,10 @@ number_id!(
     LaneId(u16)
 );
 number_id!(
+    /// Who has a lock, within its session: the kernel's number for a process (or an open file).
+    LockOwner(u64)
+);
+number_id!(
     /// Number of a command on its lane; the first is 1, each next one more.
     Seq(u64)
 );
@@ -99,6 +103,11 @@ number_id!(
     /// How often a store has been started; raised and synced at each start.
     StartCounter(u64)
 );
+number_id!(
+    /// How often a store has found that chunks of it are lost; raised and synced before a loss is reported.
+    /// An answer with a lower number may be about a copy that is lost by now.
+    LossNo(u64)
+);
 
 hex_id!(
     /// One data directory of a chunk daemon, made at format time.
@@ -116,6 +125,13 @@ hex_id!(
     /// One start of metad, drawn at random and logged.
     StartId
 );
+
+impl LossNo {
+    /// One loss more.
+    pub fn raise(&mut self) {
+        self.0 = self.0.saturating_add(1);
+    }
+}
 
 impl Ino {
     /// The root directory.

@@ -4,6 +4,7 @@
 //! `clippy.toml` forbids it and the dependency list proves it. What is not
 //! deterministic is handed in by the caller.
 
+pub mod acl;
 pub mod attr;
 pub mod chunk;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod extent;
 pub mod id;
 pub mod limits;
+pub mod lock;
 pub mod name;
 pub mod op;
 pub mod placement;

@@ -18,6 +18,12 @@ pub const XATTR_NAME_BYTES: usize = 255;
 pub const XATTR_VALUE_BYTES: usize = 64 << 10;
 /// Longest list of extended attribute names of one inode, each with its NUL.
 pub const XATTR_LIST_BYTES: usize = 64 << 10;
+/// Locks of one file.
+pub const LOCKS_PER_INODE: usize = 4096;
+/// Locks of one session.
+pub const LOCKS_PER_SESSION: usize = 16_384;
+/// Callers of one session that wait for a lock at once.
+pub const LOCK_WAITS: usize = 4096;
 /// Most hard links of one inode.
 pub const LINKS: u32 = 1 << 20;
 /// Lanes of a session.
@@ -39,7 +45,7 @@ pub const INLINE_EXTENTS: usize = 4;
 /// Inode numbers granted at a time, at most.
 pub const INO_GRANT: u64 = 4096;
 /// Ranges of inode numbers that a session holds at most; older ones are given up.
-pub const INO_RANGES: usize = 4;
+pub const INO_RANGES: usize = 16;
 /// Largest metadata request or answer: 8 MiB.
 pub const META_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest chunk message: a part, a batch or a read: 8 MiB.

@@ -11,7 +11,8 @@ use crate::attr::{Attr, FileKind};
 use crate::chunk::ChunkRef;
 use crate::error::Refusal;
 use crate::extent::Extent;
-use crate::id::{Ino, LaneId, OrderNo, Seq, SessionId, StartCounter, StoreId};
+use crate::id::{Ino, LaneId, LossNo, OrderNo, Seq, SessionId, StartCounter, StoreId};
+use crate::lock::LockChange;
 use crate::name::Name;
 use crate::range::ByteRange;
 use crate::time::Timestamp;
@@ -49,6 +50,8 @@ pub struct Ack {
     pub start: StartCounter,
     /// The deletion orders it had carried out when the chunk was found or put in place.
     pub orders: OrderNo,
+    /// Its losses before the chunk was found or put in place.
+    pub losses: LossNo,
 }
 
 /// Ops that happen together or not at all.
@@ -133,6 +136,14 @@ pub enum Op {
         /// Each takes effect where the file still is as `old` says; `old.range == new.range`.
         pieces: Vec<(Extent, Extent)>,
     },
+    /// Puts bytes of one file into another, or elsewhere into the same: the extents are copied, no data is.
+    Clone(CloneRange),
+    /// Makes a range a hole, a file longer, or both: fallocate(2).
+    Space(Space),
+    /// Takes, changes or gives up a POSIX lock. `Locked` if another owner's is in the way, `NoLocks` over a limit.
+    Lock(LockChange),
+    /// Sets or takes away a POSIX ACL; an access ACL changes the mode with it.
+    SetAcl(SetAcl),
 }
 
 /// A new inode.
@@ -146,8 +157,10 @@ pub struct Create {
     pub name: Name,
     /// Kind.
     pub kind: FileKind,
-    /// Permission bits, umask already applied; 0..=0o7777.
+    /// Permission bits as asked for; 0..=0o7777.
     pub mode: u32,
+    /// Bits that are not to be set, unless the directory has a default ACL, which then decides.
+    pub umask: u32,
     /// Owner.
     pub uid: u32,
     /// Group, unless the parent is setgid: then the parent's (and a directory becomes setgid).
@@ -205,6 +218,28 @@ pub struct SetAttr {
     pub kill_priv: bool,
 }
 
+/// A POSIX ACL of an inode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAcl {
+    /// Of what; symlinks have none.
+    pub ino: Ino,
+    /// Which of the two.
+    pub which: AclKind,
+    /// In the kernel's format, see [`crate::acl`]; empty takes it away.
+    pub acl: Vec<u8>,
+    /// Clear setgid: the caller is neither in the group nor privileged.
+    pub kill_setgid: bool,
+}
+
+/// Which ACL. Serialized by position: only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AclKind {
+    /// By which access is decided.
+    Access,
+    /// What a directory gives to what is made in it.
+    Default,
+}
+
 /// Whether an extended attribute may exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum XattrMode {
@@ -227,6 +262,40 @@ pub struct Write {
     /// Ranges that become holes, before the data is put in.
     pub holes: Vec<ByteRange>,
     /// When the last of them was written.
+    pub mtime: Timestamp,
+    /// Clear setuid and setgid as a write by an unprivileged caller does.
+    pub kill_priv: bool,
+}
+
+/// Bytes of a file that are to be in another as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneRange {
+    /// From where. What lies beyond the end of this file is not copied.
+    pub src: Ino,
+    /// First byte there.
+    pub src_offset: u64,
+    /// To where; may be the same file if the ranges do not overlap.
+    pub dst: Ino,
+    /// First byte there.
+    pub dst_offset: u64,
+    /// Bytes, at least 1. Done from the start in steps: [`OpReply::reached`] says how many were copied.
+    pub len: u64,
+    /// The new mtime.
+    pub mtime: Timestamp,
+    /// Clear setuid and setgid as a write by an unprivileged caller does.
+    pub kill_priv: bool,
+}
+
+/// What fallocate(2) changes; nothing is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// The file.
+    pub ino: Ino,
+    /// Becomes a hole, from its start in steps: [`OpReply::reached`] says up to where; repeat from there.
+    pub hole: Option<ByteRange>,
+    /// The file is at least so long afterwards, once the hole is complete; 0 leaves the length alone.
+    pub at_least: u64,
+    /// The new mtime.
     pub mtime: Timestamp,
     /// Clear setuid and setgid as a write by an unprivileged caller does.
     pub kill_priv: bool,
@@ -262,6 +331,6 @@ pub struct OpReply {
     pub attrs: Vec<Attr>,
     /// `data` of the subject before; if that is not what the session knew, others wrote in between.
     pub data_before: u64,
-    /// Of a truncation: the length now.
+    /// Of a truncation: the length now. Of a clone: how many bytes were copied. Of a hole: where what is done ends.
     pub reached: u64,
 }

@@ -3,8 +3,10 @@
 use crate::attr::{Attr, FileKind};
 use crate::chunk::{ChunkId, ChunkRef};
 use crate::extent::Extent;
-use crate::id::Ino;
+use crate::id::{Ino, LockOwner, SessionId};
+use crate::lock::{LockInfo, LockKind};
 use crate::name::Name;
+use crate::range::ByteRange;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,19 @@ pub enum Query {
         /// Its name.
         id: ChunkId,
     },
+    /// The first lock that would keep an owner from taking this one.
+    GetLock {
+        /// File.
+        ino: Ino,
+        /// Whose locks are not in the way: the owner's session.
+        session: SessionId,
+        /// The owner.
+        owner: LockOwner,
+        /// Which bytes.
+        range: ByteRange,
+        /// How.
+        kind: LockKind,
+    },
 }
 
 /// An answer, of the same position as its question.
@@ -98,6 +113,8 @@ pub enum Answer {
     StatFs(StatFs),
     /// To `FindChunk`.
     Chunk(Option<ChunkRef>),
+    /// To `GetLock`; `None`: nothing is in the way.
+    Lock(Option<LockInfo>),
 }
 
 /// An inode with what a reader of a small file needs next.

@@ -3,12 +3,16 @@
 //! The FUSE library does not pass on the kernel's interrupts, so a caller whose request was read waits
 //! for the answer even against SIGKILL. Therefore a handler that takes long looks itself. Only signals
 //! by which someone ends a program count: many programs never expect EINTR from stat(2) or open(2)
-//! on account of a timer or a child.
+//! on account of a timer or a child. Who waits for a lock is another matter: any signal ends that.
 
 /// Signals by which someone asks a program to end: HUP, INT, QUIT, TERM.
 const END: u64 = bit(libc::SIGHUP) | bit(libc::SIGINT) | bit(libc::SIGQUIT) | bit(libc::SIGTERM);
 /// What a signal that ends a program becomes in each of its threads.
 const KILL: u64 = bit(libc::SIGKILL);
+
+/// Numbers of capabilities(7).
+const CAP_FSETID: u32 = 4;
+const CAP_SYS_ADMIN: u32 = 21;
 
 const fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
@@ -20,6 +24,61 @@ const fn bit(signal: libc::c_int) -> u64 {
 pub fn wants_out(tid: u32, killed: bool) -> bool {
     let end = |status: String| is_ending(&status, killed);
     tid != 0 && std::fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(end)
+}
+
+/// Whether thread `tid` has any signal to attend to; with `killed`, only one that kills it counts. A thread that does
+/// not exist any more has.
+#[must_use]
+pub fn has_signal(tid: u32, killed: bool) -> bool {
+    let pending = |status: &str| {
+        let wanted = if killed { KILL } else { u64::MAX };
+        heard(status) & wanted != 0
+    };
+    tid != 0 && status(tid).is_none_or(|status| pending(&status) || is_dead(&status))
+}
+
+fn status(tid: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{tid}/status")).ok()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn hex(status: &str, name: &str) -> u64 {
+    field(status, name).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0)
+}
+
+/// Pending signals that are neither blocked nor ignored; that which kills can be neither.
+fn heard(status: &str) -> u64 {
+    let pending = hex(status, "SigPnd") | hex(status, "ShdPnd");
+    pending & (!(hex(status, "SigBlk") | hex(status, "SigIgn")) | KILL)
+}
+
+fn is_dead(status: &str) -> bool {
+    field(status, "State").is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
+/// Whether thread `tid` may set files of group `gid` setgid: it is in the group or has CAP_FSETID.
+#[must_use]
+pub fn keeps_setgid(tid: u32, gid: u32) -> bool {
+    status(tid).is_some_and(|status| has_capability(&status, CAP_FSETID) || is_in_group(&status, gid))
+}
+
+/// Whether thread `tid` has CAP_SYS_ADMIN.
+#[must_use]
+pub fn is_administrator(tid: u32) -> bool {
+    status(tid).is_some_and(|status| has_capability(&status, CAP_SYS_ADMIN))
+}
+
+fn has_capability(status: &str, capability: u32) -> bool {
+    hex(status, "CapEff") >> capability & 1 != 0
+}
+
+fn is_in_group(status: &str, gid: u32) -> bool {
+    let numbers = |name| field(status, name).unwrap_or("").split_whitespace().map(|n| n.parse() == Ok(gid));
+    // Real, effective, saved and that for files.
+    numbers("Gid").nth(3) == Some(true) || numbers("Groups").any(|same| same)
 }
 
 /// The same from the text of `/proc/TID/status`.
@@ -68,6 +127,27 @@ mod tests {
         assert!(!is_killed(status(int, int, 0, 0)));
         assert!(is_killed(status(int | KILL, 0, 0, 0)));
         assert!(is_killed(status(0, KILL, u64::MAX, 0)));
+    }
+
+    #[test]
+    fn any_signal_that_is_heard_ends_a_wait_for_a_lock() {
+        let alarm = bit(libc::SIGALRM);
+        assert_eq!(heard(&status(alarm, 0, 0, 0)), alarm);
+        assert_eq!(heard(&status(0, alarm, 0, 0)), alarm);
+        assert_eq!(heard(&status(alarm, alarm, alarm, 0)) | heard(&status(alarm, 0, 0, alarm)), 0);
+        assert_eq!(heard(&status(0, KILL, u64::MAX, u64::MAX)), KILL);
+        assert!(is_dead("Name:\tx\nState:\tZ (zombie)\n") && !is_dead("State:\tD (disk sleep)\n"));
+        assert!(!has_signal(std::process::id(), true) && has_signal(u32::MAX, false));
+    }
+
+    #[test]
+    fn groups_and_capabilities_are_read_from_the_status() {
+        let user = "Gid:\t5\t6\t7\t8\nGroups:\t20 30 \nCapEff:\t0000000000000000\n";
+        assert!([8, 20, 30].iter().all(|gid| is_in_group(user, *gid)));
+        assert!([5, 6, 7, 3, 0].iter().all(|gid| !is_in_group(user, *gid)));
+        assert!(!has_capability(user, CAP_FSETID));
+        assert!(has_capability("CapEff:\t0000000000200000\n", CAP_SYS_ADMIN));
+        assert!(has_capability("CapEff:\t0000000000000010\n", CAP_FSETID));
     }
 
     #[test]

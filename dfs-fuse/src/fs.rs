@@ -1,46 +1,47 @@
-//! The kernel's requests, one method each: parse, answer from memory if that can be, else start a task.
+//! The kernel's requests, one method each; the modules below parse, answer from memory if that can be, else start
+//! a task.
 //!
-//! Absent on purpose: `access` (the kernel checks permissions), locks (local to the kernel), and
-//! fallocate, lseek and copy_file_range, for which ENOSYS makes the kernel do without. FLUSH, RELEASE
+//! Absent on purpose: `access` (the kernel checks permissions) and flock (local to the kernel). FLUSH, RELEASE
 //! and FORGET never wait for a server: their callers cannot be interrupted.
+
+mod attrs;
+mod data;
+mod locks;
+mod names;
+mod space;
+mod xattrs;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use dfs_client::vfs::{Caller, Opened, Vfs};
-use dfs_core::attr::FileKind;
+use dfs_client::vfs::{Caller, Vfs};
 use dfs_core::id::Ino;
-use dfs_core::name::Name;
 use dfs_core::op::SetAttr;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::sync::oneshot;
 
-use crate::reply::{self, CreateReply, OpenDirReply, OpenReply, PlusReply, SizedReply};
+use self::locks::Flock;
+
+use crate::reply;
 use crate::task::{Limits, Manner, Tasks};
 
 /// Largest write request, and so the piece in which the kernel passes on what programs write.
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests of the kernel's own (readahead above all) at once.
 const BACKGROUND: u16 = 128;
-/// Entries fetched for one READDIR; what does not fit in its buffer is asked for again.
-const DIR_ENTRIES: usize = 512;
-/// The same for READDIRPLUS, whose entries are larger.
-const DIR_ENTRIES_PLUS: usize = 192;
 
 /// What the kernel is asked for, if it can. Not among them, each for a reason: WRITEBACK_CACHE (the kernel
 /// would keep its own sizes and times), AUTO_INVAL_DATA (drops pages after each own write),
 /// ATOMIC_O_TRUNC (its kill bit is lost on the way), CACHE_SYMLINKS (nobody would tell it of a change),
-/// DONT_MASK and POSIX_ACL (until there are ACLs), POSIX_LOCKS (until there are locks).
+/// FLOCK_LOCKS (flock and fcntl look the same here, but are not), SETXATTR_EXT (the FUSE library misreads it).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -51,6 +52,9 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// One mount as the kernel sees it.
@@ -111,6 +115,10 @@ fn ino(n: INodeNo) -> Ino {
     Ino(n.0)
 }
 
+fn owner(owner: LockOwner) -> dfs_core::id::LockOwner {
+    dfs_core::id::LockOwner(owner.0)
+}
+
 fn caller(req: &Request, umask: u32) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), umask }
 }
@@ -118,17 +126,13 @@ fn caller(req: &Request, umask: u32) -> Caller {
 /// Parses a name, or answers with why it is none and returns.
 macro_rules! name_or_return {
     ($name:expr, $reply:expr) => {
-        match Name::new($name.as_bytes()) {
+        match dfs_core::name::Name::new(std::os::unix::ffi::OsStrExt::as_bytes($name)) {
             Ok(name) => name,
-            Err(refusal) => return $reply.error(Errno::from_i32(refusal.errno())),
+            Err(refusal) => return $reply.error(fuser::Errno::from_i32(refusal.errno())),
         }
     };
 }
-
-/// ACLs would be kept but not obeyed, so they are not kept.
-fn is_acl(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b"system.posix_acl_")
-}
+use name_or_return;
 
 impl Filesystem for Dfs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -159,13 +163,7 @@ impl Filesystem for Dfs {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _context = self.tasks.enter();
-        let name = name_or_return!(name, reply);
-        if let Some(result) = self.vfs.try_lookup(ino(parent), &name) {
-            return self.tasks.now(reply, result);
-        }
-        let vfs = self.vfs();
-        self.run_entry(req, Manner::Asks, reply, async move { vfs.lookup(ino(parent), &name).await });
+        names::lookup(self, req, ino(parent), name, reply);
     }
 
     fn forget(&self, _req: &Request, node: INodeNo, nlookup: u64) {
@@ -174,12 +172,7 @@ impl Filesystem for Dfs {
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _context = self.tasks.enter();
-        if let Some(result) = self.vfs.try_getattr(ino(node)) {
-            return self.tasks.now(reply, result);
-        }
-        let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.getattr(ino(node)).await });
+        attrs::getattr(self, req, ino(node), reply);
     }
 
     fn setattr(
@@ -200,70 +193,41 @@ impl Filesystem for Dfs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let _context = self.tasks.enter();
         let now = SystemTime::now();
-        let mut set = SetAttr {
+        let set = SetAttr {
             mode: mode.map(|m| m & 0o7777),
             uid,
             gid,
             size,
             atime: atime.map(|t| reply::timestamp(t, now)),
             mtime: mtime.map(|t| reply::timestamp(t, now)),
-            // The kernel's own word for this is lost in the FUSE library: who is not root has no right to keep
-            // the bits. A larger group of privileged callers (CAP_FSETID) cannot be told from here.
-            kill_priv: size.is_some() && req.uid() != 0,
+            kill_priv: false,
         };
-        let changes_owner = uid.is_some() || gid.is_some();
-        let vfs = self.vfs();
-        self.run_change(req, reply, async move {
-            // chown(2) takes setuid and setgid from anything but a directory, whoever calls; with
-            // HANDLE_KILLPRIV_V2 that is left to us.
-            if changes_owner && set.mode.is_none() && vfs.getattr(ino(node)).await?.attr.kind != FileKind::Directory {
-                set.kill_priv = true;
-            }
-            vfs.setattr(ino(node), set).await
-        });
+        attrs::setattr(self, req, ino(node), set, reply);
     }
 
     fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
-        let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.readlink(ino(node)).await });
+        names::readlink(self, req, ino(node), reply);
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let name = name_or_return!(name, reply);
-        let (vfs, who) = (self.vfs(), caller(req, umask));
-        self.run_entry(
-            req,
-            Manner::Changes,
-            reply,
-            async move { vfs.mknod(who, ino(parent), &name, mode, rdev).await },
-        );
+        names::mknod(self, req, ino(parent), name, mode, umask, rdev, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let name = name_or_return!(name, reply);
-        let (vfs, who) = (self.vfs(), caller(req, umask));
-        self.run_entry(req, Manner::Changes, reply, async move { vfs.mkdir(who, ino(parent), &name, mode).await });
+        names::mkdir(self, req, ino(parent), name, mode, umask, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name_or_return!(name, reply);
-        let vfs = self.vfs();
-        self.run_change(req, reply, async move { vfs.unlink(ino(parent), &name).await });
+        names::unlink(self, req, ino(parent), name, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name_or_return!(name, reply);
-        let vfs = self.vfs();
-        self.run_change(req, reply, async move { vfs.rmdir(ino(parent), &name).await });
+        names::rmdir(self, req, ino(parent), name, reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let name = name_or_return!(name, reply);
-        let (vfs, who) = (self.vfs(), caller(req, 0));
-        let target = target.as_os_str().as_bytes().to_vec();
-        self.run_entry(req, Manner::Changes, reply, async move { vfs.symlink(who, ino(parent), &name, &target).await });
+        names::symlink(self, req, ino(parent), name, target, reply);
     }
 
     fn rename(
@@ -276,30 +240,15 @@ impl Filesystem for Dfs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let name = name_or_return!(name, reply);
-        let new_name = name_or_return!(new_name, reply);
-        let (vfs, who) = (self.vfs(), caller(req, 0));
-        self.run_change(req, reply, async move {
-            vfs.rename(who, ino(parent), &name, ino(new_parent), &new_name, flags.bits()).await
-        });
+        names::rename(self, req, ino(parent), name, ino(new_parent), new_name, flags, reply);
     }
 
     fn link(&self, req: &Request, node: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        let name = name_or_return!(new_name, reply);
-        let vfs = self.vfs();
-        self.run_entry(req, Manner::Changes, reply, async move { vfs.link(ino(node), ino(new_parent), &name).await });
+        names::link(self, req, ino(node), ino(new_parent), new_name, reply);
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _context = self.tasks.enter();
-        let reply = OpenReply(reply, flags.0);
-        if let Some(result) = self.vfs.try_open(ino(node), flags.0) {
-            return self.tasks.now(reply, result);
-        }
-        let (vfs, after) = (self.vfs(), self.vfs());
-        let op = async move { vfs.open(ino(node), flags.0).await };
-        self.tasks
-            .run(req.pid(), self.limits.call, Manner::Asks, reply, op, move |late: Opened| after.release(late.fh));
+        data::open(self, req, ino(node), flags, reply);
     }
 
     fn create(
@@ -312,20 +261,7 @@ impl Filesystem for Dfs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let name = name_or_return!(name, reply);
-        let (vfs, after, who) = (self.vfs(), self.vfs(), caller(req, umask));
-        let op = async move { vfs.create(who, ino(parent), &name, mode, flags).await };
-        self.tasks.run(
-            req.pid(),
-            self.limits.sync,
-            Manner::Changes,
-            CreateReply(reply, flags),
-            op,
-            move |(entry, opened)| {
-                after.release(opened.fh);
-                after.forget(entry.attr.ino, 1);
-            },
-        );
+        data::create(self, req, ino(parent), name, mode, umask, flags, reply);
     }
 
     fn read(
@@ -339,12 +275,7 @@ impl Filesystem for Dfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _context = self.tasks.enter();
-        if let Some(result) = self.vfs.try_read(fh.0, offset, size) {
-            return self.tasks.now(reply, result);
-        }
-        let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.read(fh.0, offset, size).await });
+        data::read(self, req, fh.0, offset, size, reply);
     }
 
     fn write(
@@ -359,19 +290,12 @@ impl Filesystem for Dfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _context = self.tasks.enter();
-        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        if let Some(result) = self.vfs.try_write(fh.0, offset, data, kill_priv) {
-            return self.tasks.now(reply, result);
-        }
-        let (vfs, data) = (self.vfs(), Bytes::copy_from_slice(data));
-        // What its caller is told has failed must not be written later.
-        let op = async move { vfs.write(fh.0, offset, data, kill_priv).await };
-        self.tasks.run(req.pid(), self.limits.call, Manner::Stops, reply, op, |_| ());
+        data::write(self, req, fh.0, offset, data, write_flags, reply);
     }
 
-    fn flush(&self, _req: &Request, _node: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _req: &Request, _node: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let _context = self.tasks.enter();
+        self.vfs.unlock_all(fh.0, owner(lock_owner));
         self.tasks.now(reply, self.vfs.flush(fh.0));
     }
 
@@ -391,30 +315,19 @@ impl Filesystem for Dfs {
     }
 
     fn fsync(&self, req: &Request, _node: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let vfs = self.vfs();
-        self.tasks.run(req.pid(), self.limits.sync, Manner::Asks, reply, async move { vfs.fsync(fh.0).await }, |()| ());
+        data::fsync(self, req, fh.0, reply);
     }
 
     fn opendir(&self, req: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let (vfs, after) = (self.vfs(), self.vfs());
-        let op = async move { vfs.opendir(ino(node)).await };
-        self.tasks.run(req.pid(), self.limits.call, Manner::Asks, OpenDirReply(reply), op, move |late| {
-            after.releasedir(late)
-        });
+        names::opendir(self, req, ino(node), reply);
     }
 
     fn readdir(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        let vfs = self.vfs();
-        self.run(req, reply, async move { vfs.readdir(fh.0, offset, false, DIR_ENTRIES).await });
+        names::readdir(self, req, fh.0, offset, reply);
     }
 
     fn readdirplus(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let (vfs, after) = (self.vfs(), self.vfs());
-        let reply = PlusReply(reply, self.vfs());
-        let op = async move { vfs.readdir(fh.0, offset, true, DIR_ENTRIES_PLUS).await };
-        self.tasks.run(req.pid(), self.limits.call, Manner::Asks, reply, op, move |late| {
-            late.iter().for_each(|item| reply::forget(&after, item));
-        });
+        names::readdirplus(self, req, fh.0, offset, reply);
     }
 
     fn releasedir(&self, _req: &Request, _node: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -450,34 +363,50 @@ impl Filesystem for Dfs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if is_acl(name) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (vfs, name, value) = (self.vfs(), name.as_bytes().to_vec(), value.to_vec());
-        self.run_change(req, reply, async move { vfs.setxattr(ino(node), &name, &value, flags).await });
+        xattrs::set(self, req, ino(node), name, value, flags, reply);
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if is_acl(name) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (vfs, name) = (self.vfs(), name.as_bytes().to_vec());
-        self.run(req, SizedReply(reply, size), async move { vfs.getxattr(ino(node), &name).await });
+        xattrs::get(self, req, ino(node), name, size, reply);
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let vfs = self.vfs();
-        self.run(req, SizedReply(reply, size), async move {
-            vfs.listxattr(ino(node)).await.map(|names| reply::name_list(&names))
-        });
+        xattrs::list(self, req, ino(node), size, reply);
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if is_acl(name) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (vfs, name) = (self.vfs(), name.as_bytes().to_vec());
-        self.run_change(req, reply, async move { vfs.removexattr(ino(node), &name).await });
+        xattrs::remove(self, req, ino(node), name, reply);
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        locks::getlk(self, req, ino(node), owner(lock_owner), Flock { start, last, kind, pid }, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        locks::setlk(self, req, fh.0, owner(lock_owner), Flock { start, last, kind, pid }, sleep, reply);
     }
 
     fn access(&self, _req: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -517,34 +446,34 @@ impl Filesystem for Dfs {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _node: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        space::fallocate(self, req, fh.0, (offset, length), mode, reply);
     }
 
-    fn lseek(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        reply.error(Errno::ENOSYS);
+    fn lseek(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        space::lseek(self, req, fh.0, offset, whence, reply);
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        space::copy_file_range(self, req, (fh_in.0, offset_in), (fh_out.0, offset_out), len, reply);
     }
 }

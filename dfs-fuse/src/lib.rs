@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod background;
+pub mod buffers;
 pub mod caller;
 pub mod complaints;
 pub mod fs;

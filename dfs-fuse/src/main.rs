@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use dfs_fuse::args::{self, ConfigError, Request, Role};
+use dfs_fuse::buffers::Buffers;
 use dfs_fuse::{background, process, serve};
+
+#[global_allocator]
+static BUFFERS: Buffers = Buffers::new();
 
 fn main() -> ExitCode {
     let (config, role) = match args::load(std::env::args_os()) {

@@ -14,8 +14,8 @@ use dfs_core::query::StatFs;
 use dfs_core::time::Timestamp;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    TimeOrNow,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow,
 };
 
 /// `st_blksize`: programs size their buffers by it, and each of their writes is one message to us, so
@@ -89,12 +89,11 @@ pub(crate) fn timestamp(time: TimeOrNow, now: SystemTime) -> Timestamp {
 }
 
 /// What the kernel may do with an open file.
-pub(crate) fn open_flags(opened: &Opened, flags: i32) -> FopenFlags {
+pub(crate) fn open_flags(opened: &Opened) -> FopenFlags {
     let mut out = FopenFlags::empty();
     out.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
     out.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
-    // Who cannot write has nothing to hear of at close(2).
-    out.set(FopenFlags::FOPEN_NOFLUSH, flags & libc::O_ACCMODE == libc::O_RDONLY);
+    // Not NOFLUSH, not even for those who only read: close(2) gives up their locks.
     out
 }
 
@@ -134,6 +133,16 @@ impl Answer<u32> for ReplyWrite {
     }
 }
 
+impl Answer<Option<u64>> for ReplyLseek {
+    fn answer(self, result: Result<Option<u64>, Errno>) {
+        match result.map(|at| at.and_then(|at| i64::try_from(at).ok())) {
+            Ok(Some(at)) => self.offset(at),
+            Ok(None) => self.error(Errno::ENXIO),
+            Err(e) => self.error(e),
+        }
+    }
+}
+
 impl Answer<Entry> for ReplyEntry {
     fn answer(self, result: Result<Entry, Errno>) {
         match result {
@@ -152,14 +161,14 @@ impl Answer<Entry> for ReplyAttr {
     }
 }
 
-/// The reply to an open with these flags.
+/// The reply to an open.
 #[derive(Debug)]
-pub(crate) struct OpenReply(pub(crate) ReplyOpen, pub(crate) i32);
+pub(crate) struct OpenReply(pub(crate) ReplyOpen);
 
 impl Answer<Opened> for OpenReply {
     fn answer(self, result: Result<Opened, Errno>) {
         match result {
-            Ok(opened) => self.0.opened(FileHandle(opened.fh), open_flags(&opened, self.1)),
+            Ok(opened) => self.0.opened(FileHandle(opened.fh), open_flags(&opened)),
             Err(e) => self.0.error(e),
         }
     }
@@ -178,9 +187,9 @@ impl Answer<u64> for OpenDirReply {
     }
 }
 
-/// The reply to a create with these flags.
+/// The reply to a create.
 #[derive(Debug)]
-pub(crate) struct CreateReply(pub(crate) ReplyCreate, pub(crate) i32);
+pub(crate) struct CreateReply(pub(crate) ReplyCreate);
 
 impl Answer<(Entry, Opened)> for CreateReply {
     fn answer(self, result: Result<(Entry, Opened), Errno>) {
@@ -190,7 +199,7 @@ impl Answer<(Entry, Opened)> for CreateReply {
                 &file_attr(&entry.attr),
                 GENERATION,
                 FileHandle(opened.fh),
-                open_flags(&opened, self.1),
+                open_flags(&opened),
             ),
             Err(e) => self.0.error(e),
         }
@@ -347,6 +356,7 @@ mod tests {
             rdev: 0x0103,
             change: 1,
             data: 1,
+            xattrs: false,
         }
     }
 
@@ -390,9 +400,8 @@ mod tests {
     #[test]
     fn open_flags_say_what_the_client_said() {
         let opened = |keep_cache, direct| Opened { fh: 1, keep_cache, direct };
-        let read = open_flags(&opened(true, false), libc::O_RDONLY);
-        assert_eq!(read, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-        assert_eq!(open_flags(&opened(false, true), libc::O_WRONLY | libc::O_APPEND), FopenFlags::FOPEN_DIRECT_IO);
-        assert_eq!(open_flags(&opened(false, false), libc::O_RDWR), FopenFlags::empty());
+        assert_eq!(open_flags(&opened(true, false)), FopenFlags::FOPEN_KEEP_CACHE);
+        assert_eq!(open_flags(&opened(false, true)), FopenFlags::FOPEN_DIRECT_IO);
+        assert_eq!(open_flags(&opened(false, false)), FopenFlags::empty());
     }
 }

@@ -7,8 +7,12 @@
 
 pub mod cluster;
 pub mod daemon;
+pub mod fuzz;
+pub mod job;
 pub mod mount;
 pub mod oracle;
+pub mod powercut;
+pub mod suite;
 pub mod sys;
 pub mod tool;
 pub mod tree;

@@ -1,6 +1,7 @@
 //! System calls that the standard library has no function for, as plain functions with plain errors.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -108,6 +109,64 @@ pub fn mknod(path: &Path, mode: u32, device: u64) -> io::Result<()> {
     let path = text(path)?;
     // SAFETY: a string with a NUL at its end that outlives the call.
     result(unsafe { libc::mknod(path.as_ptr(), mode, device) }).map(drop)
+}
+
+/// `copy_file_range(2)` from one offset to another; how many bytes.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn copy_range(from: (&File, u64), to: (&File, u64), len: usize) -> io::Result<u64> {
+    let (Ok(mut source), Ok(mut target)) = (i64::try_from(from.1), i64::try_from(to.1)) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let (from, to) = (from.0.as_raw_fd(), to.0.as_raw_fd());
+    // SAFETY: both descriptors are open, both offsets outlive the call.
+    let code = unsafe { libc::copy_file_range(from, &raw mut source, to, &raw mut target, len, 0) };
+    Ok(result(i64::try_from(code).map_err(io::Error::other)?)? as u64)
+}
+
+/// `fallocate(2)` with `FALLOC_FL_*` flags.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn fallocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    // SAFETY: the descriptor is open.
+    result(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }).map(drop)
+}
+
+/// `lseek(2)` with `SEEK_DATA` or `SEEK_HOLE`; `None` is `ENXIO`.
+///
+/// # Errors
+/// As the call, but for that one.
+#[allow(unsafe_code)]
+pub fn seek(file: &File, offset: u64, whence: i32) -> io::Result<Option<u64>> {
+    let Ok(offset) = i64::try_from(offset) else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+    // SAFETY: the descriptor is open.
+    match result(unsafe { libc::lseek(file.as_raw_fd(), offset, whence) }) {
+        Ok(at) => Ok(Some(at as u64)),
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The ranges of a file that have data, as `SEEK_DATA` and `SEEK_HOLE` tell them.
+///
+/// # Errors
+/// As [`seek`].
+pub fn data_ranges(file: &File) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while let Some(start) = seek(file, at, libc::SEEK_DATA)? {
+        let end = seek(file, start, libc::SEEK_HOLE)?.ok_or_else(|| io::Error::other("data without an end"))?;
+        ranges.push((start, end));
+        at = end;
+    }
+    Ok(ranges)
 }
 
 /// What `statvfs(3)` says: block size, blocks, free and available ones, inodes, free ones, longest name.

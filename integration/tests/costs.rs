@@ -28,6 +28,39 @@ fn fsync_of_a_small_file_is_one_request_to_each_node_and_one_commit() -> Result<
     mount.unmount()
 }
 
+#[test]
+fn a_change_of_a_file_with_unsaved_data_is_one_commit() -> Result<()> {
+    let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
+    let mut mount = cluster.mount("mnt")?;
+    let path = |name: &str| mount.path.join(name);
+    for n in 0..3 {
+        let changes: [(&str, &dyn Fn(&File) -> std::io::Result<()>, usize); 3] = [
+            ("rename", &|_| fs::rename(path("temp"), path("target")), 4096),
+            ("link", &|_| fs::hard_link(path("target"), path("other")), 5096),
+            ("truncate", &|file| file.set_len(5500), 5500),
+        ];
+        let mut file = File::create(path("temp"))?;
+        for (what, change, len) in changes {
+            std::thread::sleep(Duration::from_millis(100));
+            let puts = per_node(&cluster)?;
+            let commits = cluster.metric(0, "dfs_metad_commits_total")?;
+            let data = bytes(n, if what == "rename" { 4096 } else { 1000 });
+            file.write_all(&data)?;
+            change(&file)?;
+            let spent: Vec<f64> = per_node(&cluster)?.iter().zip(&puts).map(|(a, b)| a - b).collect();
+            ensure!(spent == [1.0, 1.0, 1.0], "{what}: uploads per node: {spent:?}");
+            let commits = cluster.metric(0, "dfs_metad_commits_total")? - commits;
+            ensure!((commits - 1.0).abs() < 0.1, "{what}: {commits} commits");
+            // The data is not only in this mount's buffer.
+            let found = fs::read(path("target"))?;
+            ensure!(found.len() == len, "{what}: {} bytes", found.len());
+            ensure!(found[..4096] == bytes(n, 4096), "{what}: other bytes than were written");
+        }
+        fs::remove_file(path("other"))?;
+    }
+    mount.unmount()
+}
+
 fn per_node(cluster: &Cluster) -> Result<Vec<f64>> {
     let one = |n| -> Result<f64> {
         Ok(cluster.metric(n, "dfs_chunkd_put_requests_total")?

@@ -346,7 +346,18 @@ impl Running {
 
 fn create(ino: Ino, parent: Ino, name: &str, kind: FileKind) -> Result<Op> {
     let name = Name::new(name.as_bytes())?;
-    Ok(Op::Create(Create { ino, parent, name, kind, mode: 0o755, uid: 1000, gid: 1000, rdev: 0, target: Vec::new() }))
+    Ok(Op::Create(Create {
+        ino,
+        parent,
+        name,
+        kind,
+        mode: 0o755,
+        umask: 0,
+        uid: 1000,
+        gid: 1000,
+        rdev: 0,
+        target: Vec::new(),
+    }))
 }
 
 fn now() -> Timestamp {

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
         };
     }
     let result = metad::run::init_logging(&config).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+        // One in two: waking another thread costs a lone call more than it gains, and the writer has a thread of its own.
+        let workers = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 8));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(workers).build()?;
         let ended = runtime.block_on(metad::run::run(config));
         // A thread that waits for the disk must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(2));

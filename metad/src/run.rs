@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tracing_subscriber::EnvFilter;
 
 use crate::background;
@@ -15,6 +15,7 @@ use crate::config::{Config, LogFormat};
 use crate::engine::{self, EngineOptions};
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
+use crate::live::waits::Waits;
 use crate::machine::read;
 use crate::service::{Service, Shared};
 
@@ -86,7 +87,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         sessions.add(id, row.client, Instant::now());
     }
     let nodes = Nodes::new(Instant::now(), config.node_down());
-    let shared = Arc::new(Shared { engine: engine.clone(), sessions, nodes, shutdown: shutdown.clone() });
+    let shared = Arc::new(Shared {
+        engine: engine.clone(),
+        sessions,
+        nodes,
+        waits: Waits::default(),
+        shutdown: shutdown.clone(),
+    });
     let mut background = background::spawn(shared.clone(), &config);
     tracing::info!(%addr, cluster = %engine.cluster(), data = %config.data.display(), took = ?began.elapsed(), "metad is ready");
 
@@ -97,12 +104,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .register_encoded_file_descriptor_set(dfs_proto::DESCRIPTORS)
         .build_v1()?;
     let mut stop = shutdown.clone();
+    // The builder's word for this counts only for sockets that it opens itself. Without it, answers that follow each
+    // other wait 40 ms for the peer's delayed acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = dfs_proto::server::metad_server()
         .add_service(dfs_proto::server::meta_service(service.clone()))
         .add_service(dfs_proto::server::nodes_service(service))
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which ends all as well.
             drop(stop.wait_for(|s| *s).await);
         });

@@ -9,6 +9,7 @@
 mod attr;
 mod cluster;
 mod ids;
+mod lock;
 mod op;
 mod query;
 mod reply;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_core::chunk::{ChunkRef, verify};
-use dfs_core::id::OrderNo;
 use dfs_proto::v1;
 use tonic::Status;
 
@@ -13,15 +12,15 @@ use super::sources::{self, Source};
 use crate::metrics;
 use crate::node::{Lost, Node, Served};
 use crate::service::put_status;
-use crate::store::Upload;
+use crate::store::{PutDone, Upload};
 
 /// Bytes asked for at a time; a multiple of the hash tree's groups.
 const RANGE: u32 = 2 << 20;
 /// How long a range may take to come.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Fetches a chunk and puts it in place; the order number that held then.
-pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> Result<OrderNo, Status> {
+/// Fetches a chunk and puts it in place; the numbers that held then.
+pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> Result<PutDone, Status> {
     let store = Arc::clone(&served.store);
     let upload = node.background.run(move || store.begin(chunk.slot)).await?.map_err(|e| put_status(&e))?;
     let mut copy = Copy { node, chunk, upload: Some(upload), offset: 0 };
@@ -85,7 +84,7 @@ impl Copy<'_> {
         let work = move || {
             let range = offset..offset + u64::from(len);
             let written = match verify(chunk.id, u64::from(chunk.len), range, &slice) {
-                Ok(bytes) => Ok(upload.write(&bytes)),
+                Ok(bytes) => Ok(upload.write(bytes)),
                 Err(damage) => Err(damage),
             };
             (upload, written)
@@ -100,18 +99,18 @@ impl Copy<'_> {
             Ok(Err(e)) => Err(Trouble::Here(put_status(&e))),
             Err(damage) => {
                 tracing::warn!(source = %source.address, chunk = %chunk.id, "a source has a damaged copy");
-                self.node.report_lost(Lost { store: source.store, chunk });
+                self.node.report_lost(Lost { store: source.store, chunk, loss: None });
                 Err(Trouble::Source(Status::data_loss(damage.to_string())))
             }
         }
     }
 
-    async fn finish(mut self) -> Result<OrderNo, Status> {
+    async fn finish(mut self) -> Result<PutDone, Status> {
         let upload = self.upload.take().ok_or_else(|| Status::internal("an upload was cut off"))?;
         let chunk = self.chunk;
         let done = self.node.background.run(move || upload.finish(chunk.id, u64::from(chunk.len))).await?;
         let done = done.map_err(|e| put_status(&e))?;
         metrics::resynced(u64::from(chunk.len));
-        Ok(done.orders)
+        Ok(done)
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
-use dfs_core::id::SlotId;
+use dfs_core::id::{LogIndex, SlotId};
 use dfs_core::limits::SMALL_CHUNK_BYTES;
 use dfs_proto::v1;
 use tonic::Status;
@@ -82,7 +82,7 @@ async fn pass(node: &Arc<Node>, served: &Arc<Served>, meta: &Meta) -> Result<Don
         let last = chunks.last().map(|c| (c.slot, c.id));
         if !chunks.is_empty() {
             let asked = chunks.len();
-            let got = fetch(node, served, meta, chunks).await?;
+            let got = fetch(node, served, meta, LogIndex(page.as_of), chunks).await?;
             done.got += got;
             done.failed += asked - got;
             metrics::resync_errors(asked - got);
@@ -96,28 +96,34 @@ async fn pass(node: &Arc<Node>, served: &Arc<Served>, meta: &Meta) -> Result<Don
 }
 
 /// Fetches these and reports those that came; how many.
-async fn fetch(node: &Arc<Node>, served: &Arc<Served>, meta: &Meta, chunks: Vec<ChunkRef>) -> Result<usize, Status> {
+async fn fetch(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    meta: &Meta,
+    as_of: LogIndex,
+    chunks: Vec<ChunkRef>,
+) -> Result<usize, Status> {
     let (present, absent) = look(node, served, chunks).await?;
-    report::got(node, meta, served.id, &present).await?;
+    report::got(node, meta, served.id, as_of, &present).await?;
     let mut count = present.len();
     let (small, big): (Vec<_>, Vec<_>) = absent.into_iter().partition(|c| u64::from(c.len) < SMALL_CHUNK_BYTES);
     for batch in small::batches(&small) {
         let got = small::fetch(node, served, batch).await?;
-        report::got(node, meta, served.id, &got).await?;
+        report::got(node, meta, served.id, as_of, &got).await?;
         count += got.len();
     }
     for few in big.chunks(BIG_AT_ONCE) {
         let fetched = futures::future::join_all(few.iter().map(|chunk| big::fetch(node, served, *chunk))).await;
         let mut got: Got = Vec::new();
-        for (chunk, orders) in few.iter().zip(fetched) {
-            match orders {
-                Ok(orders) => got.push((*chunk, orders)),
+        for (chunk, done) in few.iter().zip(fetched) {
+            match done {
+                Ok(done) => got.push((*chunk, done)),
                 Err(e) => {
                     tracing::debug!(chunk = %chunk.id, code = ?e.code(), reason = e.message(), "cannot fetch a chunk yet");
                 }
             }
         }
-        report::got(node, meta, served.id, &got).await?;
+        report::got(node, meta, served.id, as_of, &got).await?;
         count += got.len();
     }
     Ok(count)
@@ -149,7 +155,7 @@ async fn look(node: &Arc<Node>, served: &Arc<Served>, chunks: Vec<ChunkRef>) -> 
             .await?
             .map_err(|e| Status::unavailable(e.to_string()))?;
         match had.into_iter().next().flatten() {
-            Some(done) => present.push((chunk, done.orders)),
+            Some(done) => present.push((chunk, done)),
             None => absent.push(chunk),
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkId, ChunkRef};
-use dfs_core::id::OrderNo;
 use dfs_proto::v1::{self, read_result};
 use tonic::Status;
 
@@ -59,10 +58,10 @@ pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, batch: &[Chunk
         if came.is_empty() {
             continue;
         }
-        for (chunk, orders) in put(node, served, &source, came).await? {
+        for (chunk, done) in put(node, served, &source, came).await? {
             wanted.remove(&chunk.id);
             metrics::resynced(u64::from(chunk.len));
-            got.push((chunk, orders));
+            got.push((chunk, done));
         }
     }
     Ok(got)
@@ -91,7 +90,7 @@ async fn put(
     served: &Arc<Served>,
     source: &sources::Source,
     came: Vec<(ChunkRef, Bytes)>,
-) -> Result<Vec<(ChunkRef, OrderNo)>, Status> {
+) -> Result<Got, Status> {
     let Some(slot) = came.first().map(|c| c.0.slot) else { return Ok(Vec::new()) };
     let chunks: Vec<(ChunkId, Bytes)> = came.iter().map(|(chunk, data)| (chunk.id, data.clone())).collect();
     let store = Arc::clone(&served.store);
@@ -99,10 +98,10 @@ async fn put(
     let mut done = Vec::new();
     for ((chunk, _), result) in came.iter().zip(results) {
         match result {
-            Ok(put) => done.push((*chunk, put.orders)),
+            Ok(put) => done.push((*chunk, put)),
             Err(PutError::Mismatch { .. }) => {
                 tracing::warn!(source = %source.address, chunk = %chunk.id, "a source sent other bytes than the name says");
-                node.report_lost(Lost { store: source.store, chunk: *chunk });
+                node.report_lost(Lost { store: source.store, chunk: *chunk, loss: None });
             }
             Err(e @ PutError::Full) => return Err(Status::resource_exhausted(e.to_string())),
             Err(e) => return Err(Status::unavailable(e.to_string())),

@@ -108,16 +108,19 @@ impl ServerStreamingService<v1::ReadBatchRequest> for ReadBatch {
 struct One<T> {
     message: Option<T>,
     /// Its end gives back the room.
-    _sent: oneshot::Sender<Infallible>,
+    _sent: Option<oneshot::Sender<Infallible>>,
 }
 
 impl<T> One<T> {
     fn new((message, room): Roomy<T>) -> Self {
-        let (sent, end) = oneshot::channel();
-        tokio::spawn(async move {
-            // Sent, given up, or too slow: all the same.
-            let _end = tokio::time::timeout(HOLD, end).await;
-            drop(room);
+        let sent = room.map(|room| {
+            let (sent, end) = oneshot::channel();
+            tokio::spawn(async move {
+                // Sent, given up, or too slow: all the same.
+                let _end = tokio::time::timeout(HOLD, end).await;
+                drop(room);
+            });
+            sent
         });
         Self { message: Some(message), _sent: sent }
     }

@@ -113,6 +113,9 @@ fn check_cluster(node: &Node, id: &[u8]) -> Result<(), Status> {
 async fn room(budget: &Arc<Semaphore>, bytes: u64) -> Result<OwnedSemaphorePermit, Status> {
     // No request is longer than a few MiB: see the limits.
     let kib = u32::try_from(bytes.min(2 * BATCH_BYTES).div_ceil(1024)).unwrap_or(u32::MAX);
+    if let Ok(room) = Arc::clone(budget).try_acquire_many_owned(kib.max(1)) {
+        return Ok(room);
+    }
     tokio::time::timeout(DEADLINE, Arc::clone(budget).acquire_many_owned(kib.max(1)))
         .await
         .map_err(|_| Status::unavailable("this node is too busy"))?

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_core::chunk::{ChunkRef, GROUP, group_range, outboard_len};
+use dfs_core::chunk::{ChunkRef, GROUP, group_range};
 use dfs_core::limits::{BATCH_BYTES, BATCH_CHUNKS, READ_BYTES};
 use dfs_proto::v1::{self, read_result};
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,10 +15,15 @@ use crate::store::{ReadError, Verify};
 use crate::{metrics, wire};
 
 /// An answer with the room that it takes until it is sent.
-pub(super) type Roomy<T> = (T, OwnedSemaphorePermit);
+pub(super) type Roomy<T> = (T, Option<OwnedSemaphorePermit>);
 
 /// An answer is in memory twice: as it is read, and as it is encoded.
 const COPIES: u64 = 2;
+/// Answers up to this long take no room while they are sent: all that one connection can have open is then no more
+/// than a connection may hold anyway, and to watch over each would double what a short read costs.
+const SHORT: usize = 20 << 10;
+/// No proof of a range is longer.
+const PROOF: u64 = 4096;
 
 pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<Roomy<v1::ReadResponse>, Status> {
     let served = store(node, &request.store)?;
@@ -29,7 +34,7 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
     }
     let wide = group_range(range.clone(), u64::from(chunk.len));
     let bytes = wide.end - wide.start;
-    let room = room(&node.read_kib, COPIES * (bytes + outboard_len(bytes))).await?;
+    let room = room(&node.read_kib, COPIES * (bytes + PROOF)).await?;
     let target = Arc::clone(&served);
     let result = node
         .reads
@@ -39,13 +44,14 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
                 target.store.read_whole(chunk.slot, chunk.id)
             } else {
                 // The reader verifies anyway: doing it here too would double the price of every read.
-                target.store.read_range(chunk.slot, chunk.id, range, Verify::ByReader).map(Bytes::from)
+                target.store.read_range(chunk.slot, chunk.id, range, Verify::ByReader)
             }
         })
         .await?;
     match result {
         Ok(slice) => {
             metrics::read_request(1, slice.len());
+            let room = (slice.len() > SHORT).then_some(room);
             Ok((v1::ReadResponse { slice }, room))
         }
         Err(e) => Err(failed(node, &served, chunk, &e)),
@@ -83,7 +89,7 @@ pub(super) async fn read_batch(
         }
     });
     let results = results.map(|r| v1::ReadResult { result: Some(r) }).collect();
-    Ok((v1::ReadBatchResponse { results }, room))
+    Ok((v1::ReadBatchResponse { results }, Some(room)))
 }
 
 /// A reference with another length than the chunk's names something that cannot exist.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use dfs_core::chunk::ChunkId;
-use dfs_core::id::{ClusterId, LogIndex, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
+use dfs_core::id::{ClusterId, LogIndex, LossNo, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
 use dfs_core::limits;
 
 /// Who a data directory is.
@@ -59,6 +59,8 @@ pub struct OpenReport {
     pub damaged: Vec<Damage>,
     /// How many damages there were in all.
     pub damages: u64,
+    /// The number of the losses so far, raised by this start if it found chunks damaged.
+    pub losses: LossNo,
 }
 
 impl OpenReport {
@@ -90,6 +92,8 @@ pub struct PutDone {
     /// The order number that was synced on this store when the chunk was found
     /// or put in place: no order at or below it will ever delete the chunk.
     pub orders: OrderNo,
+    /// The losses before that: of any later one metad is told under a higher number.
+    pub losses: LossNo,
 }
 
 /// One deletion order.
@@ -158,6 +162,15 @@ pub struct StoreSpace {
     pub chunks: u64,
 }
 
+/// A corrupt chunk does not count as present any more.
+#[derive(Debug)]
+pub struct SetAside {
+    /// The number of the loss: answers to earlier puts of the chunk have lower ones.
+    pub loss: LossNo,
+    /// Why it may be back at the next start, if so.
+    pub error: Option<StoreError>,
+}
+
 /// What [`Store::compact_step`](super::Store::compact_step) did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactStep {
@@ -167,6 +180,8 @@ pub struct CompactStep {
     pub freed: u64,
     /// Chunks whose bytes turned out wrong; they count as absent now: report them.
     pub corrupt: Vec<(SlotId, ChunkId)>,
+    /// The number of that loss, if there are such chunks.
+    pub loss: LossNo,
 }
 
 /// Why a store was not opened, or stopped working.

@@ -65,7 +65,7 @@ pub(super) fn put(store: &Store, slot: SlotId, chunks: &[(ChunkId, Bytes)]) -> V
         absent.truncate(appended.done);
         failure = appended.error;
     }
-    let orders = store.state.get().orders;
+    let state = store.state.get();
     drop(held);
 
     let durable = found.make_durable(store, slot);
@@ -80,11 +80,11 @@ pub(super) fn put(store: &Store, slot: SlotId, chunks: &[(ChunkId, Bytes)]) -> V
             Ok(()) if new.contains(&i) => {
                 StoreStats::add(&store.stats.puts, 1);
                 StoreStats::add(&store.stats.put_bytes, data.len() as u64);
-                Ok(PutDone { existed: false, orders })
+                Ok(PutDone { existed: false, orders: state.orders, losses: state.losses })
             }
             Ok(()) if brought.contains(id) || found.ids.contains(id) => {
                 StoreStats::add(&store.stats.existed, 1);
-                Ok(PutDone { existed: true, orders })
+                Ok(PutDone { existed: true, orders: state.orders, losses: state.losses })
             }
             Ok(()) => Err(match &failure {
                 Some(PutError::Store(e)) => again(e).into(),
@@ -100,11 +100,11 @@ pub(super) fn have(store: &Store, slot: SlotId, ids: &[ChunkId]) -> Result<Vec<O
     let mut found = Found::default();
     for ids in ids.chunks(LOOK) {
         let _held = store.locks.lock(ids.iter().copied());
-        let orders = store.state.get().orders;
+        let state = store.state.get();
         for id in ids {
             answers.push(store.index.get(slot, *id).map(|place| {
                 found.chunk(store, slot, *id, place);
-                PutDone { existed: true, orders }
+                PutDone { existed: true, orders: state.orders, losses: state.losses }
             }));
         }
     }

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dfs_core::chunk::ChunkId;
-use dfs_core::id::SlotId;
+use dfs_core::id::{LossNo, SlotId};
 
 use super::api::{CompactStep, PutError, StoreError};
 use super::index::{LogSeq, Place, Position};
 use super::log::{LogFile, Purpose};
 use super::record::{Found, Head, Records, Scan};
 use super::stats::StoreStats;
-use super::{Store, checkpoint, lock, orders};
+use super::{Store, checkpoint, lock, orders, quarantine};
 
 /// Bytes of records appended under one hold of their locks.
 const RUN_BYTES: usize = 1 << 20;
@@ -118,12 +118,24 @@ fn compact(store: &Store, log: &LogFile) -> Result<CompactStep, StoreError> {
         let source = std::io::Error::other("the disk refuses some of its chunks");
         return Err(StoreError::Io { what: format!("compacting {}", log.path.display()), source });
     }
-    let corrupt = drop_the_rest(store, seq)?;
-    store.logs.wait_durable(&store.state, &store.stats, store.logs.written())?;
-    store.logs.remove(&store.state, seq)?;
+    let mut corrupt = Vec::new();
+    let dropped = drop_the_rest(store, seq, &mut corrupt);
+    // Whatever follows: those that are out of the index are lost and have to be told.
+    let loss = if corrupt.is_empty() { LossNo(0) } else { quarantine::raise(store) };
+    let removed = dropped
+        .and_then(|()| store.logs.wait_durable(&store.state, &store.stats, store.logs.written()))
+        .and_then(|()| store.logs.remove(&store.state, seq));
+    match removed {
+        Ok(()) => {}
+        Err(e) if corrupt.is_empty() => return Err(e),
+        Err(e) => {
+            tracing::error!(log = %log.path.display(), error = %e, "a log with corrupt chunks could not be removed");
+            return Ok(CompactStep { corrupt, loss, ..CompactStep::default() });
+        }
+    }
     StoreStats::add(&store.stats.compactions, 1);
     StoreStats::add(&store.stats.compacted_bytes, run.copied);
-    Ok(CompactStep { compacted: true, freed: u64::from(end).saturating_sub(run.copied), corrupt })
+    Ok(CompactStep { compacted: true, freed: u64::from(end).saturating_sub(run.copied), corrupt, loss })
 }
 
 fn is_at(store: &Store, head: &Head, len: u32, at: Position) -> bool {
@@ -176,12 +188,11 @@ impl Run {
 }
 
 /// What the index still has in the log cannot be read.
-fn drop_the_rest(store: &Store, seq: LogSeq) -> Result<Vec<(SlotId, ChunkId)>, StoreError> {
+fn drop_the_rest(store: &Store, seq: LogSeq, corrupt: &mut Vec<(SlotId, ChunkId)>) -> Result<(), StoreError> {
     if store.logs.get(seq).is_none_or(|log| log.live.load(Ordering::Relaxed) == 0) {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let _one = lock(&store.carrying);
-    let mut corrupt = Vec::new();
     for (slot, id, _) in store.index.pick_of_logs(|at| at.seq == seq) {
         let _held = store.locks.lock([id]);
         if store.index.get(slot, id).and_then(|place| place.record()).is_none_or(|at| at.seq != seq) {
@@ -194,5 +205,5 @@ fn drop_the_rest(store: &Store, seq: LogSeq) -> Result<Vec<(SlotId, ChunkId)>, S
         tracing::warn!(%slot, %id, "a corrupt chunk was dropped by compaction");
         corrupt.push((slot, id));
     }
-    Ok(corrupt)
+    Ok(())
 }

@@ -27,6 +27,7 @@
 
 mod api;
 mod batch;
+mod buffers;
 mod checkpoint;
 mod compact;
 mod files;
@@ -57,12 +58,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use dfs_core::chunk::ChunkId;
-use dfs_core::id::{ClusterId, OrderNo, SlotId, StartCounter};
+use dfs_core::id::{ClusterId, LossNo, OrderNo, SlotId, StartCounter};
 use dfs_disk::Disk;
 
 pub use api::{
     Carried, CompactStep, Damage, Identity, OpenOptions, OpenReport, Order, PutDone, PutError, ReadError, Remembered,
-    SlotDigest, StoreError, StoreSpace, Verify,
+    SetAside, SlotDigest, StoreError, StoreSpace, Verify,
 };
 pub use layout::{DirLock, lock_dir};
 pub use stats::StoreStats;
@@ -189,13 +190,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError`]; never `Corrupt` for a big chunk with [`Verify::ByReader`].
-    pub fn read_range(
-        &self,
-        slot: SlotId,
-        id: ChunkId,
-        range: Range<u64>,
-        verify: Verify,
-    ) -> Result<Vec<u8>, ReadError> {
+    pub fn read_range(&self, slot: SlotId, id: ChunkId, range: Range<u64>, verify: Verify) -> Result<Bytes, ReadError> {
         reader::read_range(self, slot, id, range, verify)
     }
 
@@ -305,12 +300,27 @@ impl Store {
     }
 
     /// Takes a corrupt chunk out of service: it counts as absent, its bytes go to `bad/`
-    /// if there is room. Checks first: a chunk that reads well stays (`false`).
+    /// if there is room. Checks first: a chunk that reads well stays (`None`).
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], or the disk's: then it is where it was.
+    pub fn quarantine(&self, slot: SlotId, id: ChunkId) -> Result<Option<SetAside>, StoreError> {
+        quarantine::quarantine(self, slot, id)
+    }
+
+    /// The number of the last loss, synced.
+    #[must_use]
+    pub fn losses(&self) -> LossNo {
+        self.state.get().losses
+    }
+
+    /// Raises the number of losses to what metad has heard, if that is higher: this directory was put back from
+    /// a copy, and must not use numbers again that were used before.
     ///
     /// # Errors
     /// [`StoreError::Failed`], or the disk's.
-    pub fn quarantine(&self, slot: SlotId, id: ChunkId) -> Result<bool, StoreError> {
-        quarantine::quarantine(self, slot, id)
+    pub fn know_losses(&self, heard: LossNo) -> Result<(), StoreError> {
+        self.state.update(|s| s.losses = s.losses.max(heard))
     }
 
     /// Compacts one log, if one is worth it. Call it from a background thread, again as long as it did something.

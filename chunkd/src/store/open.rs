@@ -12,7 +12,7 @@ use super::index::Index;
 use super::layout::{CHECKPOINT_NEW, DIRS, IDENTITY_NEW, STATE, identify};
 use super::locks::ChunkLocks;
 use super::log::{Logs, remove_if_there};
-use super::state::StateFile;
+use super::state::{Found, StateFile};
 use super::stats::StoreStats;
 use super::{Store, checkpoint, inventory, recover, space};
 
@@ -47,7 +47,10 @@ pub(super) fn open(
     let totals = index.totals();
     (report.chunks, report.bytes) = (totals.chunks, totals.bytes);
 
-    report.starts = state.start()?;
+    // Nothing was answered yet in this start: what is put from now on is put after these losses.
+    let lost = report.damages > report.damaged.len() as u64 || report.damaged.iter().any(|d| d.chunk.is_some());
+    report.starts = state.start(if lost { Found::Losses } else { Found::All })?;
+    report.losses = state.get().losses;
     let store = Arc::new(Store {
         disk,
         dir: dir.to_owned(),

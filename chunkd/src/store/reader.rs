@@ -1,26 +1,24 @@
 //! Reading: bytes go out with their proof, and never as good when they are not.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bao_tree::io::sync::{ReadAt, Size};
 use bytes::Bytes;
-use dfs_core::chunk::{self, ChunkId, group_range};
+use dfs_core::chunk::{self, ChunkId, GROUP, PAIR, group_range};
 use dfs_core::id::SlotId;
 use dfs_core::limits::READ_BYTES;
 use dfs_disk::{Access, AlignedBuf, DIRECT_ALIGN, DiskFile, Io};
 
 use super::api::{ReadError, Verify};
+use super::buffers::Buffer;
 use super::index::{Place, Position};
 use super::record::{HEADER, Head, record_len};
 use super::stats::StoreStats;
 use super::{Store, files};
 
 /// Ranges from this on bypass the page cache.
-const DIRECT_FROM: u64 = 512 << 10;
+const DIRECT_FROM: u64 = 256 << 10;
 /// A scrub's step: whole groups, and long enough to bypass the page cache.
 const CHECK_STEP: u64 = 1 << 20;
 
@@ -30,7 +28,7 @@ pub(super) fn read_range(
     id: ChunkId,
     range: Range<u64>,
     verify: Verify,
-) -> Result<Vec<u8>, ReadError> {
+) -> Result<Bytes, ReadError> {
     let slice = at_its_place(store, slot, id, |place| {
         let len = u64::from(place.len);
         if range.start >= range.end || range.end > len || range.end - range.start > READ_BYTES {
@@ -40,7 +38,7 @@ pub(super) fn read_range(
             Some(at) => {
                 let data = record(store, slot, id, place.len, at)?;
                 let (_, tree) = chunk::outboard(&data);
-                Ok(chunk::prove(id, len, range.clone(), &data[..], &tree[..])?)
+                Ok(chunk::prove(range.clone(), &data, &tree)?.into())
             }
             None => slice_of_file(store, slot, id, place.len, range.clone(), verify),
         }
@@ -54,30 +52,22 @@ pub(super) fn read_whole(store: &Store, slot: SlotId, id: ChunkId) -> Result<Byt
     let data = at_its_place(store, slot, id, |place| {
         let len = u64::from(place.len);
         match place.record() {
-            Some(at) => record(store, slot, id, place.len, at),
+            Some(at) => record(store, slot, id, place.len, at).map(Bytes::from),
             None if len > READ_BYTES => Err(ReadError::Range),
-            None => {
-                let slice = slice_of_file(store, slot, id, place.len, 0..len, Verify::ByReader)?;
-                chunk::verify(id, len, 0..len, &slice).map_err(wrong)
-            }
+            // All of the bytes need no proof beside them.
+            None => slice_of_file(store, slot, id, place.len, 0..len, Verify::Here),
         }
     })?;
     StoreStats::add(&store.stats.reads, 1);
     StoreStats::add(&store.stats.read_bytes, data.len() as u64);
-    Ok(data.into())
+    Ok(data)
 }
 
 pub(super) fn check(store: &Store, slot: SlotId, id: ChunkId) -> Result<u32, ReadError> {
     at_its_place(store, slot, id, |place| {
         match place.record() {
             Some(at) => drop(record(store, slot, id, place.len, at)?),
-            None => {
-                let len = u64::from(place.len);
-                for start in (0..len).step_by(CHECK_STEP as usize) {
-                    let range = start..(start + CHECK_STEP).min(len);
-                    slice_of_file(store, slot, id, place.len, range, Verify::Here)?;
-                }
-            }
+            None => check_file(store, slot, id, place.len)?,
         }
         Ok(place.len)
     })
@@ -120,6 +110,19 @@ fn record(store: &Store, slot: SlotId, id: ChunkId, len: u32, at: Position) -> R
     if ChunkId::of(&bytes) == id { Ok(bytes) } else { Err(ReadError::Corrupt) }
 }
 
+/// The file of a big chunk, if it is as long as it has to be.
+fn open(store: &Store, slot: SlotId, id: ChunkId, len: u32, io: Io) -> Result<Arc<dyn DiskFile>, ReadError> {
+    let file = match store.disk.open(&files::path(&store.dir, slot, id, len), Access::Read, io) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ReadError::Corrupt),
+        other => other?,
+    };
+    if file.len()? == files::file_len(len) { Ok(file) } else { Err(ReadError::Corrupt) }
+}
+
+fn io_for(bytes: u64) -> Io {
+    if bytes >= DIRECT_FROM { Io::Direct } else { Io::Buffered }
+}
+
 fn slice_of_file(
     store: &Store,
     slot: SlotId,
@@ -127,82 +130,71 @@ fn slice_of_file(
     len: u32,
     range: Range<u64>,
     verify: Verify,
-) -> Result<Vec<u8>, ReadError> {
-    let path = files::path(&store.dir, slot, id, len);
-    let open = |io| match store.disk.open(&path, Access::Read, io) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(ReadError::Corrupt),
-        other => other.map_err(ReadError::Io),
-    };
-    let file = open(Io::Buffered)?;
-    if file.len()? != files::file_len(len) {
-        return Err(ReadError::Corrupt);
-    }
+) -> Result<Bytes, ReadError> {
     let total = u64::from(len);
     let wide = group_range(range.clone(), total);
-    let direct = wide.end - wide.start >= DIRECT_FROM;
-    let mut buf = AlignedBuf::zeroed(files::padded(wide.end - wide.start) as usize);
-    let data_file = if direct { open(Io::Direct)? } else { Arc::clone(&file) };
-    data_file.read_exact_at(&mut buf, wide.start)?;
-    let data = Data { base: wide.start, total, bytes: &buf[..(wide.end - wide.start) as usize] };
-    let tree = Tree { file: &*file, base: files::tree_at(len), pages: RefCell::default() };
-    let slice = chunk::prove(id, total, range.clone(), data, tree)?;
+    let bytes = wide.end - wide.start;
+    let pairs = chunk::pairs(total, range.clone());
+    // The proof goes right before the bytes, which begin where direct I/O wants them.
+    let data_at = (pairs.len() * PAIR).next_multiple_of(DIRECT_ALIGN);
+    let mut buf = Buffer::of(data_at + files::padded(bytes) as usize);
+    let file = open(store, slot, id, len, io_for(bytes))?;
+    file.read_exact_at(&mut buf.bytes()[data_at..], wide.start)?;
+    let from = data_at - pairs.len() * PAIR;
+    if !pairs.is_empty() {
+        let file = if io_for(bytes) == Io::Buffered { file } else { open(store, slot, id, len, Io::Buffered)? };
+        read_pairs(&*file, files::tree_at(len), &pairs, &mut buf.bytes()[from..data_at])?;
+    }
+    let slice = buf.freeze(from, data_at + bytes as usize);
     if verify == Verify::Here {
         chunk::verify(id, total, range, &slice).map_err(wrong)?;
     }
     Ok(slice)
 }
 
+/// Reads pairs of the tree that begins at `base`. Those that a range needs lie close together: by pages.
+fn read_pairs(file: &dyn DiskFile, base: u64, pairs: &[u64], out: &mut [u8]) -> io::Result<()> {
+    let unit = DIRECT_ALIGN as u64;
+    let mut page = [0; DIRECT_ALIGN];
+    let mut at = None;
+    for (pair, out) in pairs.iter().zip(out.chunks_exact_mut(PAIR)) {
+        let start = pair / unit * unit;
+        if at != Some(start) {
+            file.read_exact_at(&mut page, base + start)?;
+            at = Some(start);
+        }
+        // A page holds whole pairs.
+        let from = (pair - start) as usize;
+        out.copy_from_slice(&page[from..from + PAIR]);
+    }
+    Ok(())
+}
+
+/// Checks every group of a file by its own way through the tree, so that each pair is looked at too.
+fn check_file(store: &Store, slot: SlotId, id: ChunkId, len: u32) -> Result<(), ReadError> {
+    let total = u64::from(len);
+    let file = open(store, slot, id, len, Io::Direct)?;
+    let mut tree = AlignedBuf::zeroed((files::file_len(len) - files::tree_at(len)) as usize);
+    file.read_exact_at(&mut tree, files::tree_at(len))?;
+    let mut data = AlignedBuf::zeroed(CHECK_STEP.min(files::padded(total)) as usize);
+    let mut slice = Vec::new();
+    for start in (0..total).step_by(CHECK_STEP as usize) {
+        let end = (start + CHECK_STEP).min(total);
+        data.truncate(files::padded(end - start) as usize);
+        file.read_exact_at(&mut data, start)?;
+        for at in (start..end).step_by(GROUP as usize) {
+            let group = at..(at + GROUP).min(end);
+            slice.clear();
+            for pair in chunk::pairs(total, group.clone()) {
+                slice.extend_from_slice(&tree[pair as usize..pair as usize + PAIR]);
+            }
+            slice.extend_from_slice(&data[(at - start) as usize..(group.end - start) as usize]);
+            chunk::verify(id, total, group, &slice).map_err(wrong)?;
+        }
+    }
+    Ok(())
+}
+
 fn wrong(_: io::Error) -> ReadError {
     ReadError::Corrupt
-}
-
-/// A part of a chunk, read before.
-struct Data<'a> {
-    base: u64,
-    total: u64,
-    bytes: &'a [u8],
-}
-
-impl ReadAt for Data<'_> {
-    fn read_at(&self, pos: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let at = pos.checked_sub(self.base).and_then(|at| usize::try_from(at).ok()).unwrap_or(usize::MAX);
-        let rest = self.bytes.get(at..).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-impl Size for Data<'_> {
-    fn size(&self) -> io::Result<Option<u64>> {
-        Ok(Some(self.total))
-    }
-}
-
-/// The tree in a chunk's file. The pairs that a range needs lie close together: read by pages.
-struct Tree<'a> {
-    file: &'a dyn DiskFile,
-    base: u64,
-    pages: RefCell<BTreeMap<u64, Vec<u8>>>,
-}
-
-impl ReadAt for Tree<'_> {
-    fn read_at(&self, pos: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let page = DIRECT_ALIGN as u64;
-        let start = pos / page * page;
-        let mut pages = self.pages.borrow_mut();
-        let bytes = match pages.entry(start) {
-            std::collections::btree_map::Entry::Occupied(there) => there.into_mut(),
-            std::collections::btree_map::Entry::Vacant(empty) => {
-                let mut bytes = vec![0; DIRECT_ALIGN];
-                let n = self.file.read_at(&mut bytes, self.base + start)?;
-                bytes.truncate(n);
-                empty.insert(bytes)
-            }
-        };
-        let rest = bytes.get((pos - start) as usize..).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
 }

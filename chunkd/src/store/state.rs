@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use dfs_core::id::{ClusterId, LogIndex, OrderNo, StartCounter, StartId};
+use dfs_core::id::{ClusterId, LogIndex, LossNo, OrderNo, StartCounter, StartId};
 use dfs_disk::{Access, Disk, DiskFile, Io};
 
 use super::api::{Remembered, StoreError};
@@ -21,6 +21,15 @@ const STRIDE: u64 = 4096;
 /// Length of a copy, less than a sector.
 const COPY_BYTES: usize = 128;
 
+/// What a start has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// All that could be looked at without reading it is there.
+    All,
+    /// Chunks are lost.
+    Losses,
+}
+
 /// What a store must not forget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
@@ -31,6 +40,7 @@ pub(super) struct State {
     pub(super) cluster: Option<ClusterId>,
     pub(super) remembered: Option<Remembered>,
     pub(super) untrusted: bool,
+    pub(super) losses: LossNo,
 }
 
 impl State {
@@ -48,6 +58,7 @@ impl State {
             b[56..72].copy_from_slice(&seen.start.to_bytes());
             b[72..80].copy_from_slice(&seen.index.0.to_be_bytes());
         }
+        b[80..88].copy_from_slice(&self.losses.0.to_be_bytes());
         let sum = crc(&b[..COPY_BYTES - 4]);
         b[COPY_BYTES - 4..].copy_from_slice(&sum.to_be_bytes());
         b
@@ -66,6 +77,7 @@ impl State {
             cluster: if b[36] == 1 { Some(ClusterId::from_slice(&b[40..56])?) } else { None },
             remembered: (b[37] == 1).then_some(seen),
             untrusted: b[38] == 1,
+            losses: LossNo(long(80)?),
         })
     }
 }
@@ -145,9 +157,15 @@ impl StateFile {
         self.write(next)
     }
 
-    /// Raises the start counter, in both copies: should one rot, the other must not show the start before.
-    pub(super) fn start(&self) -> Result<StartCounter, StoreError> {
-        self.update(|s| s.starts.0 += 1)?;
+    /// Raises the start counter, in both copies: should one rot, the other must not show the start before. With it
+    /// the number of losses, if there are some.
+    pub(super) fn start(&self, found: Found) -> Result<StartCounter, StoreError> {
+        self.update(|s| {
+            s.starts.0 += 1;
+            if found == Found::Losses {
+                s.losses.raise();
+            }
+        })?;
         let _one = lock(&self.writing);
         let state = self.get();
         self.write(state)?;

@@ -154,11 +154,11 @@ impl Upload {
         if let Some(place) = store.index.get(slot, id) {
             let mut found = Found::default();
             found.chunk(&store, slot, id, place);
-            let orders = store.state.get().orders;
+            let state = store.state.get();
             drop(held);
             found.make_durable(&store, slot)?;
             StoreStats::add(&store.stats.existed, 1);
-            return Ok(PutDone { existed: true, orders });
+            return Ok(PutDone { existed: true, orders: state.orders, losses: state.losses });
         }
         let renamed = store.disk.rename(&self.temp, &files::path(&store.dir, slot, id, len));
         renamed.map_err(|e| PutError::from_io("putting a chunk in place", e))?;
@@ -166,12 +166,12 @@ impl Upload {
         let number = store.next_number.fetch_add(1, Ordering::Relaxed);
         lock(&store.unsynced_files).insert((slot, id), number);
         store.logs.place(&store.index, slot, id, Place::file(len));
-        let orders = store.state.get().orders;
+        let state = store.state.get();
         drop(held);
         sync_slot(&store, slot, &[(id, number)])?;
         StoreStats::add(&store.stats.puts, 1);
         StoreStats::add(&store.stats.put_bytes, u64::from(len));
-        Ok(PutDone { existed: false, orders })
+        Ok(PutDone { existed: false, orders: state.orders, losses: state.losses })
     }
 
     /// Hashes the groups in the buffer.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dfs_core::chunk::ChunkRef;
-use dfs_core::id::{ClusterId, LogIndex, OrderNo, StartId, StoreId};
+use dfs_core::id::{ClusterId, LogIndex, LossNo, OrderNo, StartId, StoreId};
 use dfs_proto::v1::nodes_server::{Nodes, NodesServer};
 use dfs_proto::{PROTOCOL, v1};
 use tokio::net::TcpListener;
@@ -28,6 +28,10 @@ pub(crate) struct Known {
     pub(crate) orders: BTreeMap<StoreId, Vec<(OrderNo, ChunkRef)>>,
     pub(crate) complete: OrderNo,
     pub(crate) lost: Vec<(StoreId, ChunkRef)>,
+    /// For each of `lost`, with which number.
+    pub(crate) losses: Vec<Option<LossNo>>,
+    /// What each store is told of its losses when it registers.
+    pub(crate) heard_losses: u64,
     pub(crate) got: Vec<(StoreId, ChunkRef, OrderNo)>,
     pub(crate) untrusted: bool,
     /// Answers registrations of other clusters too, as a careless metad would.
@@ -37,6 +41,8 @@ pub(crate) struct Known {
 
 /// The members of this slot are all stores.
 pub(crate) const SLOT: u32 = 7;
+/// As of which entry lists of missed chunks are.
+const AS_OF: u64 = 4711;
 
 impl Known {
     fn map(&self) -> v1::ClusterMap {
@@ -126,6 +132,7 @@ impl Nodes for Side {
         if !k.careless && !r.cluster.is_empty() && r.cluster != k.cluster.to_bytes() {
             return Err(Status::failed_precondition("of another cluster"));
         }
+        let losses = r.stores.iter().map(|_| k.heard_losses).collect();
         k.nodes.insert(r.node.clone(), r);
         k.epoch += 1;
         k.registrations += 1;
@@ -135,6 +142,7 @@ impl Nodes for Side {
             start_id: k.start.to_bytes().to_vec(),
             suspect: Vec::new(),
             untrusted: k.untrusted,
+            losses: losses,
         }))
     }
 
@@ -181,19 +189,22 @@ impl Nodes for Side {
         // Pages of two, so that paging is seen to work.
         let end = rest.len() <= 2;
         let chunks = rest.into_iter().take(2).map(Into::into).collect();
-        Ok(Response::new(v1::MissedResponse { chunks, end }))
+        Ok(Response::new(v1::MissedResponse { chunks, end, as_of: AS_OF }))
     }
 
     async fn report(&self, r: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let r = r.into_inner();
         let id = store(&r.store);
         let mut k = self.known.lock().unwrap();
+        let none_got = r.got.is_empty();
         for got in r.got {
             let chunk = ChunkRef::try_from(got.chunk.unwrap()).unwrap();
             k.missed.entry(id).or_default().remove(&chunk);
             k.got.push((id, chunk, got.orders.unwrap().into()));
         }
+        assert!(none_got || r.as_of == AS_OF);
         for lost in r.lost {
+            k.losses.push(r.loss.map(LossNo));
             k.lost.push((id, lost.try_into().unwrap()));
         }
         Ok(Response::new(v1::ReportResponse {}))

@@ -1,5 +1,7 @@
 //! A store gets what it lacks from another, verified.
 
+use dfs_core::id::LossNo;
+
 use crate::fixture::{Chunkd, bytes, chunk, damage, until};
 use crate::meta::Meta;
 
@@ -53,9 +55,31 @@ async fn a_damaged_copy_is_replaced_and_a_damaged_source_is_not_believed() {
     // What has no good copy stays on the list, and its holder is told.
     let a_store = a.store;
     until("the report", || meta.known().lost.contains(&(a_store, chunk(&lone)))).await;
+    // The holder says so by itself, with the number of its loss; of others one has only a reader's word.
+    let told: Vec<_> = {
+        let known = meta.known();
+        known.lost.iter().copied().zip(known.losses.iter().copied()).collect()
+    };
+    for ((store, of), loss) in told {
+        let own = loss.is_some_and(|l| l > LossNo(0));
+        assert!(own || (store != b.store && loss.is_none()), "{store} {of:?} {loss:?}");
+    }
     assert_eq!(b.find(&[chunk(&lone)]).await, [None]);
     assert_eq!(meta.known().missed[&b.store].iter().copied().collect::<Vec<_>>(), [chunk(&lone)]);
     for one in [a, b, c] {
         one.daemon.stop().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_takes_over_the_number_of_losses_that_metad_has_heard() {
+    let meta = Meta::start(1).await;
+    meta.known().heard_losses = 9;
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = Chunkd::start(&meta, dir.path()).await;
+    until("the number", || a.daemon.node().stores().all(|s| s.store.losses() == LossNo(9))).await;
+    let small = bytes(1, 1000);
+    let ack = a.put_batch(&[&small]).await.unwrap()[0].unwrap();
+    assert_eq!(ack.losses, LossNo(9));
+    a.daemon.stop().await.unwrap();
 }

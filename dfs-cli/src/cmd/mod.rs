@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod clone;
 pub mod dev;
 pub mod fsck;
 pub mod stat;
@@ -22,6 +23,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         Command::Status => status::run(meta_address(meta)?, args.json).await,
         Command::Stat { path } => stat::run(meta, &path, args.json).await,
         Command::Fsck { list } => fsck::run(meta_address(meta)?, list, args.json).await,
+        Command::Clone { source, target } => clone::run(&source, &target, args.json),
         Command::Sync { mount } => sync::run(&mount, args.json),
     }
 }

@@ -137,6 +137,12 @@ impl Known {
         let _ = self.learn(attr, sent);
     }
 
+    /// [`Known::committed`] of a commit that altered bytes in a way that is not known here.
+    pub fn committed_unseen(&mut self, attr: Attr, before: u64, sent: Instant) {
+        self.committed(attr, before, sent, |_| Vec::new());
+        self.extents.reset(0);
+    }
+
     /// All extents of a file, as they came with its attributes.
     pub fn learn_all_extents(&mut self, data: u64, extents: &[Extent]) {
         if self.attr().is_some_and(|a| a.data == data) && self.extents.data != data {
@@ -177,6 +183,13 @@ impl Known {
         }
     }
 
+    /// The extents, and up to where they are known from `at` on, if they are there and of version `data`.
+    #[must_use]
+    pub fn extents_from(&self, data: u64, at: u64) -> Option<(&ExtentMap, u64)> {
+        let known = self.extents.complete.iter().find(|r| r.contains(at))?;
+        (self.extents.data == data).then_some((&self.extents.map, known.end))
+    }
+
     /// What is known may be wrong: ask again before the next use.
     pub fn distrust(&mut self) {
         self.attr = None;
@@ -189,6 +202,17 @@ impl Known {
         let good = self.pages == Some(attr.data);
         self.pages = Some(attr.data);
         if good { Pages::Good } else { Pages::Stale }
+    }
+
+    /// The caller has a lock of the file now and must not read what was there before: whether the kernel's pages are
+    /// old, commits of this client in flight or not. If so they are to be dropped before anything is read.
+    pub fn lock_pages(&mut self) -> Pages {
+        let Some((attr, _)) = self.attr else { return Pages::Stale };
+        if self.pages.is_none() || (self.pages == Some(attr.data) && self.in_flight == 0) {
+            return Pages::Good;
+        }
+        self.pages = Some(attr.data);
+        Pages::Stale
     }
 
     /// Whether the kernel may have pages.
@@ -224,6 +248,7 @@ mod tests {
             rdev: 0,
             change,
             data,
+            xattrs: false,
         }
     }
 

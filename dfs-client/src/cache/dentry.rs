@@ -63,6 +63,12 @@ impl Dentries {
         self.counter(parent).fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Whether no own change in `parent` has come between.
+    #[must_use]
+    pub fn is_current(&self, ticket: Ticket, parent: Ino) -> bool {
+        self.counter(parent).load(Ordering::SeqCst) == ticket.changes
+    }
+
     /// What a name is, if that still serves, and for how long.
     #[must_use]
     pub fn get(&self, parent: Ino, name: &Name, now: Instant) -> Option<(Ino, Duration)> {
@@ -73,7 +79,7 @@ impl Dentries {
 
     /// An answer.
     pub fn learn(&self, ticket: Ticket, parent: Ino, name: &Name, ino: Ino) {
-        if self.counter(parent).load(Ordering::SeqCst) == ticket.changes {
+        if self.is_current(ticket, parent) {
             self.names.insert((parent, name.clone()), (ino, ticket.asked));
         }
     }
@@ -86,6 +92,16 @@ impl Dentries {
     /// The name is gone, or nobody knows.
     pub fn forget(&self, parent: Ino, name: &Name) {
         self.names.remove(&(parent, name.clone()));
+    }
+
+    /// All names in `parent` are unknown; those that were known.
+    #[must_use]
+    pub fn take_names(&self, parent: Ino) -> Vec<Name> {
+        self.changed(parent);
+        let names: Vec<Name> =
+            self.names.iter().filter(|((dir, _), _)| *dir == parent).map(|((_, name), _)| name).collect();
+        names.iter().for_each(|name| self.forget(parent, name));
+        names
     }
 
     /// All names are unknown.
@@ -116,6 +132,18 @@ mod tests {
         assert_eq!(names.get(DIR, &name("a"), ticket.asked() + ttl / 4), Some((Ino(5), ttl / 4 * 3)));
         assert_eq!(names.get(DIR, &name("a"), ticket.asked() + ttl), None);
         assert_eq!(names.get(DIR, &name("b"), ticket.asked()), None);
+    }
+
+    #[test]
+    fn the_names_of_a_directory_are_taken_and_no_others() {
+        let (names, now) = (Dentries::new(Duration::from_secs(1)), Instant::now());
+        names.set(DIR, &name("a"), Ino(5), now);
+        names.set(Ino(9), &name("b"), Ino(6), now);
+        let ticket = names.ticket(DIR);
+        assert_eq!(names.take_names(DIR), [name("a")]);
+        names.learn(ticket, DIR, &name("c"), Ino(7));
+        assert_eq!((names.get(DIR, &name("a"), now), names.get(DIR, &name("c"), now)), (None, None));
+        assert!(names.get(Ino(9), &name("b"), now).is_some());
     }
 
     #[test]

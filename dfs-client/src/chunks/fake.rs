@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dfs_core::chunk::{self, ChunkId};
 use dfs_core::cluster::{ClusterMap, Member, Node, NodeState, Slot, Store};
-use dfs_core::id::{ClusterId, Epoch, NodeId, OrderNo, SlotId, StartCounter, StoreId};
+use dfs_core::id::{ClusterId, Epoch, LossNo, NodeId, OrderNo, SlotId, StartCounter, StoreId};
 use dfs_core::op::Ack;
 use dfs_proto::v1;
 use dfs_proto::v1::put_request::Message as Ask;
@@ -156,7 +156,7 @@ fn error(code: Code) -> v1::PutError {
 
 impl Service {
     fn ack(&self) -> v1::Ack {
-        Ack { store: self.id, start: StartCounter(3), orders: OrderNo::default() }.into()
+        Ack { store: self.id, start: StartCounter(3), orders: OrderNo::default(), losses: LossNo(0) }.into()
     }
 
     fn mode(&self) -> Mode {
@@ -297,9 +297,9 @@ impl v1::chunks_server::Chunks for Service {
         let slice = if data.len() as u64 <= chunk::GROUP {
             data.to_vec()
         } else {
-            let (id, tree) = chunk::outboard(&data);
+            let (_, tree) = chunk::outboard(&data);
             let range = u64::from(request.offset)..u64::from(request.offset) + u64::from(request.len);
-            chunk::prove(id, data.len() as u64, range, &data[..], &tree[..]).unwrap()
+            chunk::prove(range, &data, &tree).unwrap()
         };
         Ok(Response::new(v1::ReadResponse { slice: self.flip(slice) }))
     }

@@ -10,7 +10,7 @@ mod attempt;
 mod choose;
 mod content;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod pool;
 mod read;
 mod repair;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use dfs_core::chunk::{self, ChunkId, ChunkRef, GROUP};
+use dfs_core::chunk::{self, ChunkId, ChunkRef};
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::StoreId;
@@ -259,11 +259,13 @@ impl ChunkClient {
             }
         };
         let mut good = Vec::with_capacity(batch.len());
+        let alone = batch.len() == 1;
         for (index, result) in batch.into_iter().zip(answer.results) {
             let chunk = chunks[index];
             if let Some(Wire::Data(data)) = result.result {
                 if data.len() == chunk.len as usize && ChunkId::of(&data) == chunk.id {
-                    good.push((index, data));
+                    // Apart from the others, or one of them that is kept would keep the whole answer.
+                    good.push((index, if alone { data } else { Bytes::copy_from_slice(&data) }));
                 } else {
                     self.bad_replica(store, chunk);
                 }
@@ -276,12 +278,8 @@ impl ChunkClient {
 /// The bytes of `range` out of a store's answer; `None` unless they are those of the name.
 fn verified(of: ChunkRef, range: std::ops::Range<u64>, slice: Bytes) -> Option<Bytes> {
     let len = u64::from(of.len);
-    if len <= GROUP {
-        let right = slice.len() as u64 == len && ChunkId::of(&slice) == of.id;
-        return right.then(|| slice.slice(range.start as usize..range.end as usize));
-    }
     let wide = chunk::group_range(range.clone(), len);
-    let bytes = Bytes::from(chunk::verify(of.id, len, range.clone(), &slice).ok()?);
+    let bytes = chunk::verify(of.id, len, range.clone(), &slice).ok()?;
     let (start, end) = (usize::try_from(range.start - wide.start).ok()?, usize::try_from(range.end - wide.start).ok()?);
-    (end <= bytes.len()).then(|| bytes.slice(start..end))
+    bytes.get(start..end).map(|wanted| slice.slice_ref(wanted))
 }

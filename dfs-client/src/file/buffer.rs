@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use dfs_core::limits::{CHUNK_BYTES, PART_BYTES};
+use dfs_core::op::SetAttr;
 use dfs_core::range::ByteRange;
 use dfs_core::time::Timestamp;
 
@@ -49,6 +50,8 @@ pub struct Seal {
     pub written: Timestamp,
     /// Whether setuid and setgid go.
     pub kill_priv: bool,
+    /// What [`Buffer::put_off`] said is to be set after the bytes.
+    pub later: SetAttr,
 }
 
 impl Seal {
@@ -56,6 +59,15 @@ impl Seal {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.rest.bytes() + self.streamed.as_ref().map_or(0, |(_, f)| f.bytes())
+    }
+
+    /// The same without what begins at `size` or later: the file is about to be cut there. A stream that reaches
+    /// across stays whole, it was uploaded so.
+    #[must_use]
+    pub fn below(&self, size: u64) -> Self {
+        let streamed = self.streamed.clone().filter(|(range, _)| range.start < size);
+        let Self { no, mtime, written, kill_priv, later, .. } = *self;
+        Self { no, streamed, rest: self.rest.below(size), mtime, written, kill_priv, later }
     }
 
     fn weight(&self) -> u64 {
@@ -106,6 +118,14 @@ pub struct Taken {
 /// Takes the parts of a range that a layer has.
 type Found<'a> = &'a mut dyn FnMut(ByteRange, &[u8]);
 
+/// Lays one over the other. The mtime is not among it: each write brings its own, which [`Buffer::set_mtime`] alters.
+fn merge(set: &mut SetAttr, over: &SetAttr) {
+    set.mode = over.mode.or(set.mode);
+    set.uid = over.uid.or(set.uid);
+    set.gid = over.gid.or(set.gid);
+    set.atime = over.atime.or(set.atime);
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -115,6 +135,7 @@ pub struct Buffer {
     mtime: Timestamp,
     written: Timestamp,
     kill_priv: bool,
+    later: SetAttr,
     /// Multiples of 64 MiB that a write reached across since the last seal of everything.
     crossed: BTreeSet<u64>,
     /// One past the last byte written last.
@@ -304,7 +325,9 @@ impl Buffer {
             None => self.number(),
         };
         let streamed = stream.map(|s| (s.range, Frozen::of_parts(s.range.start, &s.parts)));
-        let seal = Seal { no, streamed, rest, mtime: self.mtime, written: self.written, kill_priv: self.kill_priv };
+        let later = std::mem::take(&mut self.later);
+        let Self { mtime, written, kill_priv, .. } = *self;
+        let seal = Seal { no, streamed, rest, mtime, written, kill_priv, later };
         let bytes = seal.bytes();
         self.seals.push_back(Arc::new(seal));
         Taken { no, last_parts, bytes }
@@ -328,6 +351,35 @@ impl Buffer {
         }
     }
 
+    /// Sets attributes (no size) after everything written so far: they are committed with the newest of it, and
+    /// `time` is then the file's ctime. False: all is in metad, there is nothing to go along with.
+    pub fn put_off(&mut self, set: &SetAttr, time: Timestamp) -> bool {
+        if self.has_unsealed() {
+            merge(&mut self.later, set);
+            self.written = time;
+        } else if let Some(seal) = self.seals.back_mut() {
+            let seal = Arc::make_mut(seal);
+            merge(&mut seal.later, set);
+            seal.written = time;
+        } else {
+            return false;
+        }
+        if let Some(mtime) = set.mtime {
+            self.set_mtime(mtime);
+        }
+        true
+    }
+
+    /// What is put off, the newest of each.
+    #[must_use]
+    pub fn later(&self) -> SetAttr {
+        let mut all = SetAttr::default();
+        for set in self.seals.iter().map(|s| &s.later).chain([&self.later]) {
+            merge(&mut all, set);
+        }
+        all
+    }
+
     /// Forgets everything: whoever saves a seal finds it gone. Whether there was anything.
     pub fn discard(&mut self) -> bool {
         let had = !self.is_clean();
@@ -335,21 +387,43 @@ impl Buffer {
         had
     }
 
-    /// Forgets what no seal has taken.
-    pub fn discard_unsealed(&mut self) {
-        self.dirty = Layer::default();
-        self.stream = None;
-        self.oldest = None;
-        self.crossed.clear();
+    /// The ranges that it has, merged, in order.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<ByteRange> {
+        let mut all = self.dirty.runs();
+        all.extend(self.stream.as_ref().map(|s| s.range));
+        for seal in &self.seals {
+            all.extend(seal.rest.runs());
+            all.extend(seal.streamed.as_ref().map(|(range, _)| *range));
+        }
+        all.sort_unstable();
+        let mut merged: Vec<ByteRange> = Vec::with_capacity(all.len());
+        for range in all {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        merged
     }
 
-    /// Forgets dirty bytes from `size` on. Only without stream and seals.
-    pub fn truncate(&mut self, size: u64) {
-        self.dirty.truncate(size);
-        if !self.has_unsealed() {
-            self.oldest = None;
-            self.crossed.clear();
-        }
+    /// The first byte at `at` or later that it has.
+    #[must_use]
+    pub fn next(&self, at: u64) -> Option<u64> {
+        let of = |range: &ByteRange| (range.end > at).then(|| range.start.max(at));
+        let seals = self.seals.iter().flat_map(|s| [s.rest.next(at), s.streamed.as_ref().and_then(|(r, _)| of(r))]);
+        let stream = self.stream.as_ref().and_then(|s| of(&s.range));
+        seals.chain([self.dirty.next(at), stream]).flatten().min()
+    }
+
+    /// Where the bytes that it has from `at` on end, or a part of them; `at` if it has none.
+    #[must_use]
+    pub fn covered_to(&self, at: u64) -> u64 {
+        let of = |range: &ByteRange| if range.contains(at) { range.end } else { at };
+        let seals =
+            self.seals.iter().map(|s| s.rest.covered_to(at).max(s.streamed.as_ref().map_or(at, |(r, _)| of(r))));
+        let stream = self.stream.as_ref().map_or(at, |s| of(&s.range));
+        seals.chain([self.dirty.covered_to(at), stream]).max().unwrap_or(at)
     }
 
     /// Copies what it has of `range` to `out`, which begins at `range.start`. What it has not comes back, in order.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dfs_core::chunk::ChunkRef;
 use dfs_core::extent::Extent;
+use dfs_core::id::Ino;
 use dfs_core::limits::{GROUPS, OPS, PART_BYTES, PUTS};
-use dfs_core::op::{Group, Op, Put, Write};
+use dfs_core::op::{Group, Op, Put, SetAttr, Write};
 use dfs_core::time::Timestamp;
 
 use super::buffer::{Seal, SealNo};
 use super::plan::{GroupPlan, Piece, Source};
+use super::ride::Rider;
 use crate::vfs::Inode;
 
 /// Extents in one commit.
@@ -35,6 +37,8 @@ pub(super) struct Item {
     /// Still to be committed; each needs the one before. Chunks are positions in `chunks`.
     pub(super) groups: Vec<GroupPlan>,
     pub(super) chunks: Vec<Chunk>,
+    /// What is to be done with the last of them, if it is in them at all.
+    pub(super) rider: Option<Rider>,
 }
 
 impl Item {
@@ -57,11 +61,20 @@ impl Item {
     }
 }
 
+/// What a group of a commit is of its item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The group of the seal at this position.
+    Seal(usize),
+    /// Its rider.
+    Rider,
+}
+
 /// Where a group of a commit comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     pub(super) item: usize,
-    pub(super) group: usize,
+    pub(super) part: Part,
 }
 
 /// Which of a commit's puts a chunk of an item is.
@@ -79,27 +92,29 @@ pub(super) struct Built {
     pub(super) placed: Vec<Placed>,
     pub(super) groups: Vec<Group>,
     pub(super) origins: Vec<Origin>,
+    /// Inodes that riders concern though their ops do not name them.
+    pub(super) about: Vec<Ino>,
 }
 
 /// A commit of as many items, in order, as fit; at least one group of the first is in it. Equal chunks of
-/// different files are one put.
+/// different files are one put. A rider needs the last group of its seal.
 pub(super) fn build(items: &[Item]) -> Built {
     let mut built = Built::default();
     let mut puts: HashMap<ChunkRef, usize> = HashMap::new();
     let (mut extents, mut ops) = (0, 0);
     for (i, item) in items.iter().enumerate() {
         // The newest times: they may have been set since the seal was taken.
-        let (mtime, written, kill_priv) = {
+        let (mtime, written, kill_priv, later) = {
             let state = item.inode.state();
             let seal = state.buffer().seal(item.no);
             let seal = seal.as_ref().unwrap_or(&item.seal);
-            (seal.mtime, seal.written, seal.kill_priv)
+            (seal.mtime, seal.written, seal.kill_priv, seal.later)
         };
         let mut placed: HashSet<usize> = HashSet::new();
         for (g, group) in item.groups.iter().enumerate() {
             let pieces = group.pieces();
             let fits = built.groups.len() < GROUPS
-                && ops + group.writes.len() <= OPS
+                && ops + group.writes.len() < OPS
                 && extents + pieces <= COMMIT_EXTENTS
                 && built.puts.len() + pieces <= PUTS;
             if !fits && !built.groups.is_empty() {
@@ -116,12 +131,27 @@ pub(super) fn build(items: &[Item]) -> Built {
                 }
             }
             let writes = group.writes.iter().map(|pieces| Op::Write(write(item, pieces, mtime, kill_priv)));
+            // With the last of the bytes that were there when it was set.
+            let put_off = (g + 1 == item.groups.len() && later != SetAttr::default())
+                .then_some(Op::SetAttr { ino: item.inode.ino, set: later });
             let before = built.groups.len().checked_sub(1).filter(|_| g > 0);
             let needs = before.and_then(|n| u16::try_from(n).ok()).into_iter().collect();
-            built.groups.push(Group { time: written, needs, ops: writes.collect() });
-            built.origins.push(Origin { item: i, group: g });
+            built.groups.push(Group { time: written, needs, ops: writes.chain(put_off).collect() });
+            built.origins.push(Origin { item: i, part: Part::Seal(g) });
             extents += pieces;
-            ops += group.writes.len();
+            // One more may be what was put off.
+            ops += group.writes.len() + 1;
+        }
+        if let Some(rider) = &item.rider {
+            if built.groups.len() == GROUPS || ops >= OPS {
+                return built;
+            }
+            let before = built.groups.len().checked_sub(1).filter(|_| !item.groups.is_empty());
+            let needs = before.and_then(|n| u16::try_from(n).ok()).into_iter().collect();
+            built.groups.push(rider.group(needs));
+            built.origins.push(Origin { item: i, part: Part::Rider });
+            built.about.extend(&rider.about);
+            ops += 1;
         }
     }
     built
@@ -139,7 +169,7 @@ mod tests {
     use std::time::Instant;
 
     use dfs_core::chunk::ChunkId;
-    use dfs_core::id::{Ino, SlotId};
+    use dfs_core::id::SlotId;
     use dfs_core::range::ByteRange;
 
     use super::*;
@@ -162,7 +192,7 @@ mod tests {
             Chunk { source, put: Some(Put { chunk: ChunkRef { id, len, slot: SlotId(1) }, acks: Vec::new() }) }
         });
         let chunks = chunks.collect();
-        Item { inode: Arc::new(Inode::new(Ino(ino))), no, seal, groups: plan.groups, chunks }
+        Item { inode: Arc::new(Inode::new(Ino(ino))), no, seal, groups: plan.groups, chunks, rider: None }
     }
 
     fn writes(group: &Group) -> Vec<&Write> {
@@ -203,5 +233,46 @@ mod tests {
         let rest = build(&items[1..]);
         assert_eq!(rest.groups.len(), items[1].groups.len());
         assert!(rest.groups[0].needs.is_empty());
+    }
+
+    /// A change of the file that comes after its seal.
+    fn rider(ino: u64) -> Option<Rider> {
+        let op = Op::SetAttr { ino: Ino(ino), set: SetAttr::default() };
+        Some(Rider::new(op, &[Ino(99)], 0).0)
+    }
+
+    #[test]
+    fn a_rider_needs_the_last_group_of_its_own_seal_and_waits_for_it() {
+        let mut items = [item(1, &[0], 1), item(2, &[0], 2)];
+        items[1].rider = rider(2);
+        let built = build(&items);
+        let parts: Vec<_> = built.origins.iter().map(|o| (o.item, o.part)).collect();
+        assert_eq!(parts, [(0, Part::Seal(0)), (1, Part::Seal(0)), (1, Part::Rider)]);
+        assert_eq!(built.groups[2].needs, [1]);
+        assert_eq!(built.about, [Ino(99)]);
+        // Groups that do not fit go first, and the rider not before the last of them.
+        let places: Vec<u64> = (0..20_000).map(|n| n * 100).collect();
+        let mut items = [Item { rider: rider(1), ..item(1, &places, 1) }];
+        let built = build(&items);
+        assert!(built.origins.iter().all(|o| o.part != Part::Rider));
+        let sent = built.groups.len();
+        items[0].groups.drain(..sent);
+        let rest = build(&items);
+        assert_eq!(rest.origins.last().map(|o| o.part), Some(Part::Rider));
+        assert_eq!(usize::from(rest.groups.last().unwrap().needs[0]), rest.groups.len() - 2);
+        // When all of the seal is in the metadata, it needs nothing more.
+        items[0].groups.clear();
+        let alone = build(&items);
+        assert_eq!((alone.groups.len(), alone.puts.len()), (1, 0));
+        assert!(alone.groups[0].needs.is_empty());
+    }
+
+    #[test]
+    fn a_rider_that_does_not_fit_comes_with_the_next_commit() {
+        let mut items: Vec<Item> = (0..GROUPS as u64).map(|n| item(n + 1, &[0], 1)).collect();
+        items[GROUPS - 1].rider = rider(GROUPS as u64);
+        let built = build(&items);
+        assert_eq!(built.groups.len(), GROUPS);
+        assert!(built.origins.iter().all(|o| o.part != Part::Rider));
     }
 }

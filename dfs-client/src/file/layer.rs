@@ -49,6 +49,19 @@ fn runs<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>) -> Vec<ByteRange> {
     runs
 }
 
+/// The first byte at `at` or later.
+fn next<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>, at: u64) -> Option<u64> {
+    if covered_to(segments, at) > at {
+        return Some(at);
+    }
+    segments.range(at..).next().map(|(start, _)| *start)
+}
+
+/// Where the segment that holds `at` ends; `at` if there is none.
+fn covered_to<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>, at: u64) -> u64 {
+    segments.range(..=at).next_back().map_or(at, |(start, data)| at.max(start + to_u64(data.as_ref().len())))
+}
+
 /// Dirty bytes that still take writes.
 #[derive(Debug, Default)]
 pub struct Layer {
@@ -117,6 +130,24 @@ impl Layer {
     /// Calls `found` with every part of `range` that it has.
     pub fn visit<'a>(&'a self, range: ByteRange, found: impl FnMut(ByteRange, &'a [u8])) {
         visit(&self.segments, range, found);
+    }
+
+    /// Longest contiguous ranges, in order.
+    #[must_use]
+    pub fn runs(&self) -> Vec<ByteRange> {
+        runs(&self.segments)
+    }
+
+    /// The first byte at `at` or later that it has.
+    #[must_use]
+    pub fn next(&self, at: u64) -> Option<u64> {
+        next(&self.segments, at)
+    }
+
+    /// Where the bytes that it has from `at` on end, or a part of them; `at` if it has none.
+    #[must_use]
+    pub fn covered_to(&self, at: u64) -> u64 {
+        covered_to(&self.segments, at)
     }
 
     /// Bytes from `at` on without a gap, counted up to `most`.
@@ -192,11 +223,6 @@ impl Layer {
         }
     }
 
-    /// Drops what it has from `size` on.
-    pub fn truncate(&mut self, size: u64) {
-        self.cut_out(ByteRange { start: size, end: u64::MAX });
-    }
-
     /// No more writes.
     #[must_use]
     pub fn freeze(self) -> Frozen {
@@ -244,6 +270,18 @@ impl Frozen {
         self.bytes + to_u64(self.segments.len()) * SEGMENT_COST
     }
 
+    /// What it has before `size`; the bytes are shared.
+    #[must_use]
+    pub fn below(&self, size: u64) -> Self {
+        let mut below = Self::default();
+        for (start, data) in self.segments.range(..size) {
+            let len = to_u64(data.len()).min(size - start);
+            below.segments.insert(*start, data.slice(..to_usize(len)));
+            below.bytes += len;
+        }
+        below
+    }
+
     /// One past the last byte.
     #[must_use]
     pub fn end(&self) -> Option<u64> {
@@ -254,6 +292,18 @@ impl Frozen {
     #[must_use]
     pub fn runs(&self) -> Vec<ByteRange> {
         runs(&self.segments)
+    }
+
+    /// The first byte at `at` or later that it has.
+    #[must_use]
+    pub fn next(&self, at: u64) -> Option<u64> {
+        next(&self.segments, at)
+    }
+
+    /// Where the bytes that it has from `at` on end, or a part of them; `at` if it has none.
+    #[must_use]
+    pub fn covered_to(&self, at: u64) -> u64 {
+        covered_to(&self.segments, at)
     }
 
     /// Calls `found` with every part of `range` that it has.

@@ -1,6 +1,7 @@
 //! Bytes of files: what is not saved yet, how it gets saved, how it is read.
 //!
-//! `layer`, `buffer`, `plan`, `commit` and `readahead` decide and do no I/O; `stream`, `seal` and `reader` do the work.
+//! `layer`, `buffer`, `plan`, `commit` and `readahead` decide and do no I/O; `stream`, `upload`, `seal`, `ride` and
+//! `reader` do the work.
 
 pub mod budget;
 pub mod buffer;
@@ -9,5 +10,9 @@ pub mod layer;
 pub mod plan;
 pub mod readahead;
 mod reader;
+pub(crate) mod ride;
 pub(crate) mod seal;
 mod stream;
+#[cfg(test)]
+mod tests;
+pub(crate) mod upload;

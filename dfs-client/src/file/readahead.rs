@@ -9,8 +9,9 @@ use dfs_core::range::ByteRange;
 pub const FIRST_BYTES: u64 = 256 << 10;
 /// Widest window.
 pub const MOST_BYTES: u64 = 8 << 20;
-/// How far from the expected place a read still counts as in order: the kernel sends several at once.
-const SLACK_BYTES: u64 = 1 << 20;
+/// How far from the expected place a read still counts as in order, since the kernel sends several at once: this at
+/// first, and half the window of a row that goes on. More would take one in a hundred reads here and there for a row.
+const SLACK_BYTES: u64 = 128 << 10;
 
 /// The reads of one handle so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +33,8 @@ pub struct Advice {
 impl Readahead {
     /// Takes note of a read of `range` in a file of `size` bytes.
     pub fn on_read(&mut self, range: ByteRange, size: u64) -> Advice {
-        let sequential = range.start <= self.next + SLACK_BYTES && self.next <= range.end + SLACK_BYTES;
+        let slack = (self.window / 2).max(SLACK_BYTES);
+        let sequential = range.start <= self.next + slack && self.next <= range.end + slack;
         if !sequential {
             *self = Self { next: range.end, window: 0, asked: range.end };
             return Advice { sequential: false, ahead: None };

@@ -15,7 +15,7 @@ use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::cache::chunk::{PieceAt, is_small, piece_at};
+use crate::cache::chunk::{PieceAt, is_small, patch_at, piece_at};
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 use crate::vfs::{FileHandle, Inode, Neighbours, State, Vfs};
@@ -52,6 +52,14 @@ struct Wanted {
     to: usize,
 }
 
+impl Wanted {
+    /// The patch that has all of it.
+    fn patch(&self) -> Option<PieceAt> {
+        let patch = patch_at(&self.chunk, self.from);
+        (self.len <= patch.len.saturating_sub(self.from - patch.offset)).then_some(patch)
+    }
+}
+
 /// Why there is no snapshot yet.
 enum Missing {
     /// No fresh attributes.
@@ -76,8 +84,7 @@ impl Vfs {
         };
         let Some(snapshot) = snapshot else { return Some(Ok(Bytes::new())) };
         let wanted = wanted(&snapshot);
-        let at_hand =
-            |w: &Wanted| Some((*w, cut(&self.pieces.get(&w.piece.key)?, w.from - w.piece.offset, w.len).ok()?));
+        let at_hand = |w: &Wanted| Some((*w, self.at_hand(w)?.ok()?));
         let pieces = wanted.iter().map(at_hand).collect::<Option<Vec<_>>>()?;
         self.note_read(&handle);
         self.read_ahead(&handle, snapshot.range);
@@ -169,11 +176,21 @@ impl Vfs {
         Ok(assemble(snapshot, pieces))
     }
 
+    /// The bytes that are wanted, if they are in memory.
+    fn at_hand(&self, wanted: &Wanted) -> Option<FsResult<Bytes>> {
+        let Wanted { chunk, piece, from, len, .. } = *wanted;
+        if let Some(bytes) = self.pieces.get(&piece.key) {
+            return Some(cut(&bytes, from - piece.offset, len));
+        }
+        let patch = wanted.patch().filter(|_| !is_small(&chunk))?;
+        Some(cut(&self.pieces.get(&patch.key)?, from - patch.offset, len))
+    }
+
     /// The bytes that are wanted. Of a big chunk that is read here and there, only they are fetched.
     async fn fetch(&self, inode: &Inode, wanted: Wanted, sequential: bool) -> FsResult<Bytes> {
         let Wanted { chunk, piece, .. } = wanted;
-        if let Some(piece) = self.pieces.get(&piece.key) {
-            return cut(&piece, wanted.from - wanted.piece.offset, wanted.len);
+        if let Some(bytes) = self.at_hand(&wanted) {
+            return bytes;
         }
         if is_small(&chunk) {
             let whole = self.fetch_small(inode, chunk, piece).await?;
@@ -182,6 +199,12 @@ impl Vfs {
         if sequential || wanted.len > piece.len / 2 {
             let whole = self.fetch_piece(chunk, piece).await?;
             return cut(&whole, wanted.from - piece.offset, wanted.len);
+        }
+        if let Some(patch) = wanted.patch()
+            && self.pieces.visit(&patch.key)
+        {
+            let whole = self.fetch_piece(chunk, patch).await?;
+            return cut(&whole, wanted.from - patch.offset, wanted.len);
         }
         let near = group_range(u64::from(wanted.from)..u64::from(wanted.from + wanted.len), u64::from(chunk.len));
         let (start, end) = (near.start.min(u64::from(wanted.from)), near.end);

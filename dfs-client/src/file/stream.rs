@@ -5,6 +5,7 @@ use dfs_core::op::Put;
 use tokio::sync::{mpsc, oneshot};
 
 use super::buffer::{SealNo, Step, Taken};
+use super::upload::Progress;
 use crate::chunks::ChunkClient;
 use crate::error::FsResult;
 use crate::vfs::{Feed, Inode, State, Vfs};
@@ -31,7 +32,7 @@ impl Vfs {
     fn new_feed(&self) -> Feed {
         let (parts, receiver) = mpsc::channel(FEED_PARTS);
         let (sender, result) = oneshot::channel();
-        self.runtime.spawn(upload_stream(self.chunks.clone(), receiver, sender));
+        self.runtime.spawn(upload_stream(self.chunks.clone(), self.progress.clone(), receiver, sender));
         Feed { parts: Some(parts), result }
     }
 
@@ -56,7 +57,12 @@ impl Vfs {
 }
 
 /// Uploads the parts of a stream as they come; when there are no more, names the chunk.
-async fn upload_stream(chunks: ChunkClient, mut parts: mpsc::Receiver<Bytes>, result: oneshot::Sender<FsResult<Put>>) {
+async fn upload_stream(
+    chunks: ChunkClient,
+    progress: Progress,
+    mut parts: mpsc::Receiver<Bytes>,
+    result: oneshot::Sender<FsResult<Put>>,
+) {
     let mut upload = chunks.upload();
     while let Some(part) = parts.recv().await {
         if let Err(e) = upload.part(part).await {
@@ -64,6 +70,7 @@ async fn upload_stream(chunks: ChunkClient, mut parts: mpsc::Receiver<Bytes>, re
             let _ = result.send(Err(e));
             return;
         }
+        progress.took_part(upload.len());
     }
     if !result.is_closed() {
         let _ = result.send(upload.finish().await);

@@ -21,6 +21,8 @@ use crate::error::{FsError, FsResult};
 
 /// Calls that go into one request at most.
 const REQUEST_CALLS: usize = 256;
+/// Cancelled waits in one request at most.
+const CANCELS: usize = 512;
 /// Estimated bytes after which a request is not filled further.
 const REQUEST_BYTES: usize = 1 << 20;
 
@@ -41,9 +43,18 @@ struct Pending {
     lane: Option<Lane>,
     /// Inodes that a commit changes, in order.
     touches: Vec<Ino>,
+    /// Heartbeats since it was sent on this connection.
+    beats: Option<u32>,
     /// The caller of a commit has gone.
     given_up: bool,
     tell: oneshot::Sender<Reply>,
+}
+
+impl Pending {
+    /// Whether its answer should come soon: a lock may be waited for as long as it takes.
+    fn may_be_stuck(&self) -> bool {
+        !matches!(self.call.body, Some(v1::call::Body::WaitLock(_)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +75,8 @@ pub(super) enum After {
     Again(u64),
     /// The session has ended.
     SessionLost,
+    /// The session is of no use any more; metad still has it.
+    SessionSpoilt,
 }
 
 /// All of it.
@@ -80,9 +93,13 @@ pub(super) struct Calls {
     queue: VecDeque<u64>,
     free: Vec<Lane>,
     not_held: Vec<u64>,
+    /// Waits for locks that nobody waits for any more.
+    cancelled: Vec<u64>,
     beat: bool,
     epoch: Epoch,
     ending: Ending,
+    /// The session is to be ended before another takes its place.
+    abandoning: bool,
     closed: bool,
     /// Pending commits whose callers have gone.
     given_up: usize,
@@ -121,9 +138,11 @@ impl Calls {
             queue: VecDeque::new(),
             free: fresh_lanes(),
             not_held: Vec::new(),
+            cancelled: Vec::new(),
             beat: false,
             epoch: Epoch(0),
             ending: Ending::No,
+            abandoning: false,
             closed: false,
             given_up: 0,
             settled: Arc::default(),
@@ -154,15 +173,20 @@ impl Calls {
         self.add(body, bytes, None, Vec::new())
     }
 
-    /// Takes a commit in, on a free lane. Its number is for [`Calls::give_up`].
+    /// Takes a commit in, on a free lane; one that is worth nothing but in `session` only if that is the one of this
+    /// moment. Its number is for [`Calls::give_up`].
     pub(super) fn submit_commit(
         &mut self,
+        session: Option<SessionId>,
         mut commit: v1::Commit,
         bytes: usize,
         touches: &[Ino],
     ) -> FsResult<Submitted> {
         if self.closed || self.is_ending() {
             return Err(closed());
+        }
+        if session.is_some_and(|session| session != self.session) {
+            return Err(Refusal::NoSession.into());
         }
         if self.is_in_doubt(touches) {
             return Ok(Submitted::InDoubt(Box::new(commit)));
@@ -219,7 +243,7 @@ impl Calls {
         let id = self.last_id;
         let (tell, reply) = oneshot::channel();
         let call = v1::Call { id, body: Some(body) };
-        self.pending.insert(id, Pending { call, bytes, lane, touches, given_up: false, tell });
+        self.pending.insert(id, Pending { call, bytes, lane, touches, beats: None, given_up: false, tell });
         self.queue.push_back(id);
         self.wake();
         Ok((id, reply))
@@ -229,6 +253,14 @@ impl Calls {
     pub(super) fn withdraw(&mut self, id: u64) {
         if self.pending.get(&id).is_some_and(|p| p.lane.is_none()) {
             self.pending.remove(&id);
+        }
+    }
+
+    /// Forgets a wait for a lock whose caller has gone, and tells metad.
+    pub(super) fn cancel_wait(&mut self, id: u64) {
+        if self.pending.remove(&id).is_some() && self.welcomed {
+            self.cancelled.push(id);
+            self.wake();
         }
     }
 
@@ -242,7 +274,8 @@ impl Calls {
 
     /// Takes in an answer.
     pub(super) fn answer(&mut self, id: u64, body: Option<v1::call_result::Body>) -> After {
-        let Some(pending) = self.pending.get(&id) else { return After::Nothing };
+        let Some(pending) = self.pending.get_mut(&id) else { return After::Nothing };
+        pending.beats = None;
         let mut lane = pending.lane;
         match &body {
             None | Some(v1::call_result::Body::Fault(_)) => return After::Again(id),
@@ -250,7 +283,7 @@ impl Calls {
                 Some(Refusal::NoSession) => return After::SessionLost,
                 Some(Refusal::LaneOrder) if lane.is_some() => {
                     tracing::error!(session = %self.session, "metad and this client count a lane differently");
-                    return After::SessionLost;
+                    return After::SessionSpoilt;
                 }
                 // A refusal of the whole command has changed nothing: its number is still to be used.
                 _ => {}
@@ -290,6 +323,7 @@ impl Calls {
         if session != self.session {
             let lost: Vec<u64> = self.pending.iter().filter(|(_, p)| p.lane.is_some()).map(|(id, _)| *id).collect();
             freed = lost.len();
+            self.end_waits();
             for id in lost {
                 if let Some(pending) = self.take_out(id) {
                     let what = "the session ended before its change was answered: it may or may not be done";
@@ -303,14 +337,42 @@ impl Calls {
         let mut ids: Vec<u64> = self.pending.keys().copied().collect();
         ids.sort_unstable();
         self.queue = ids.into();
+        self.pending.values_mut().for_each(|p| p.beats = None);
+        // The waits of the connection before ended with it.
+        self.cancelled.clear();
+        self.abandoning = false;
         self.welcomed = true;
         self.wake();
         freed
     }
 
-    /// Sends a heartbeat, unless something else goes first.
-    pub(super) fn beat(&mut self) {
+    /// Whoever waits for a lock has lost those that it had.
+    fn end_waits(&mut self) {
+        let ids: Vec<u64> = self.pending.iter().filter(|(_, p)| !p.may_be_stuck()).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(pending) = self.take_out(id) {
+                let _ = pending.tell.send(Err(FsError::io("the session ended, and all its locks with it")));
+            }
+        }
+    }
+
+    /// Sends a heartbeat, unless something else goes first. For how many of them the oldest call that was sent has
+    /// waited for any answer.
+    pub(super) fn beat(&mut self) -> u32 {
         self.beat = true;
+        self.wake();
+        let sent = self.pending.values_mut().filter_map(|p| p.beats.as_mut());
+        sent.fold(0, |most, beats| {
+            *beats += 1;
+            most.max(*beats)
+        })
+    }
+
+    /// Tells metad to end the session, and sends nothing else on this connection. Calls without an answer stay for
+    /// the next session to judge.
+    pub(super) fn abandon(&mut self) {
+        self.abandoning = true;
+        self.welcomed = false;
         self.wake();
     }
 
@@ -359,21 +421,29 @@ impl Calls {
         if self.ending == Ending::Sent {
             return Poll::Ready(None);
         }
+        if std::mem::take(&mut self.abandoning) {
+            let close = v1::SessionRequest { close: true, epoch: self.epoch.0, ..Default::default() };
+            return Poll::Ready(Some(close));
+        }
         if self.welcomed {
             let calls = self.next_calls();
             let close = self.ending == Ending::Wanted && self.queue.is_empty();
-            if !calls.is_empty() || self.beat || close || !self.not_held.is_empty() {
+            if !calls.is_empty() || self.beat || close || !self.not_held.is_empty() || !self.cancelled.is_empty() {
                 self.beat = false;
                 if close {
                     self.ending = Ending::Sent;
                 }
                 let not_held = std::mem::take(&mut self.not_held);
+                // Those of the calls in this very message are before it.
+                let cut = self.cancelled.len().saturating_sub(CANCELS);
+                let cancel = self.cancelled.split_off(cut);
                 return Poll::Ready(Some(v1::SessionRequest {
                     hello: None,
                     calls,
                     not_held,
                     epoch: self.epoch.0,
                     close,
+                    cancel,
                 }));
             }
         }
@@ -388,15 +458,99 @@ impl Calls {
         let mut bytes = 0;
         while calls.len() < REQUEST_CALLS {
             let Some(id) = self.queue.front() else { break };
-            if let Some(pending) = self.pending.get(id) {
+            if let Some(pending) = self.pending.get_mut(id) {
                 if !calls.is_empty() && bytes + pending.bytes > REQUEST_BYTES {
                     break;
                 }
                 bytes += pending.bytes;
+                pending.beats = pending.may_be_stuck().then_some(0);
                 calls.push(pending.call.clone());
             }
             self.queue.pop_front();
         }
         calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(calls: &mut Calls) -> Option<v1::SessionRequest> {
+        let connection = calls.connection;
+        match calls.poll_request(connection, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(request) => request,
+            Poll::Pending => None,
+        }
+    }
+
+    /// Of session 1, connected.
+    fn welcomed() -> Calls {
+        let mut calls = Calls::new();
+        calls.connecting(v1::Hello::default());
+        assert!(poll(&mut calls).is_some_and(|r| r.hello.is_some()));
+        calls.welcomed(SessionId(1));
+        calls
+    }
+
+    fn submit(calls: &mut Calls, session: Option<SessionId>) -> FsResult<u64> {
+        match calls.submit_commit(session, v1::Commit::default(), 10, &[])? {
+            Submitted::Sent(id, _) => Ok(id),
+            _ => panic!("there is a lane, and nothing is in doubt"),
+        }
+    }
+
+    #[test]
+    fn a_call_is_stuck_only_while_it_is_sent_and_nothing_at_all_is_said_about_it() {
+        let mut calls = welcomed();
+        let id = submit(&mut calls, None).unwrap();
+        assert_eq!(calls.beat(), 0, "it is not sent yet");
+        assert_eq!(poll(&mut calls).unwrap().calls.len(), 1);
+        assert_eq!((calls.beat(), calls.beat()), (1, 2));
+        // A fault is an answer too: it is sent again a little later.
+        assert_eq!(calls.answer(id, Some(v1::call_result::Body::Fault("later".into()))), After::Again(id));
+        assert_eq!(calls.beat(), 0);
+        calls.again(id);
+        assert_eq!(poll(&mut calls).unwrap().calls.len(), 1);
+        assert_eq!(calls.beat(), 1);
+        // Another connection begins anew.
+        calls.connecting(v1::Hello::default());
+        assert!(poll(&mut calls).is_some_and(|r| r.hello.is_some()));
+        calls.welcomed(SessionId(1));
+        assert_eq!(calls.beat(), 0);
+        assert_eq!(poll(&mut calls).unwrap().calls.len(), 1);
+        assert_eq!(calls.beat(), 1);
+        let done = v1::call_result::Body::Commit(v1::CommitReply::default());
+        assert_eq!(calls.answer(id, Some(done)), After::LaneFree);
+        assert_eq!(calls.beat(), 0);
+    }
+
+    #[test]
+    fn what_belongs_to_a_session_is_not_taken_in_another() {
+        let mut calls = welcomed();
+        assert!(submit(&mut calls, Some(SessionId(1))).is_ok());
+        calls.connecting(v1::Hello::default());
+        calls.welcomed(SessionId(2));
+        assert_eq!(submit(&mut calls, Some(SessionId(1))), Err(Refusal::NoSession.into()));
+        assert!(submit(&mut calls, Some(SessionId(2))).is_ok() && submit(&mut calls, None).is_ok());
+    }
+
+    #[test]
+    fn a_session_that_is_of_no_use_is_ended_and_nothing_else_is_said_in_it() {
+        let mut calls = welcomed();
+        let id = submit(&mut calls, None).unwrap();
+        assert!(poll(&mut calls).is_some());
+        let refused = v1::call_result::Body::Refusal(Refusal::LaneOrder.into());
+        assert_eq!(calls.answer(id, Some(refused)), After::SessionSpoilt);
+        submit(&mut calls, None).unwrap();
+        calls.abandon();
+        let last = poll(&mut calls).unwrap();
+        assert!(last.close && last.calls.is_empty());
+        calls.beat();
+        assert!(poll(&mut calls).is_none());
+        calls.connecting(v1::Hello::default());
+        assert!(poll(&mut calls).is_some_and(|r| r.hello.is_some()));
+        assert_eq!(calls.welcomed(SessionId(2)), 2, "both lanes are free again");
+        assert!(poll(&mut calls).is_none_or(|r| !r.close && r.calls.is_empty()));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, Epoch};
+use dfs_core::op::{Commit, CommitReply};
 use dfs_proto::v1;
 use dfs_proto::v1::call::Body as Ask;
 use dfs_proto::v1::call_result::Body as Told;
@@ -35,6 +36,15 @@ pub(crate) enum Step {
     EndSession,
 }
 
+/// Answers commits as a test wants it.
+pub(crate) struct Judge(pub(crate) Box<dyn FnMut(Commit) -> CommitReply + Send>);
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Judge")
+    }
+}
+
 /// What it has seen and what it shall do.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -61,6 +71,8 @@ pub(crate) struct State {
     pub(crate) not_held: Vec<u64>,
     pub(crate) closed: Vec<u64>,
     pub(crate) reports: Vec<v1::ReportRequest>,
+    /// Without one, every group of a commit is done and nothing is said about it.
+    pub(crate) judge: Option<Judge>,
 }
 
 /// The server; ends when dropped.
@@ -159,10 +171,6 @@ impl State {
         let Some(lanes) = self.sessions.get_mut(&session) else {
             return Some(Told::Refusal(Refusal::NoSession.into()));
         };
-        let reply = v1::CommitReply {
-            puts: Vec::new(),
-            groups: commit.groups.iter().map(|_| v1::GroupReply { refusal: None, ops: Vec::new() }).collect(),
-        };
         let last = lanes.get(&commit.lane).map_or(0, |(seq, _)| *seq);
         if commit.seq == last && last > 0 {
             return Some(Told::Commit(lanes[&commit.lane].1.clone()));
@@ -170,6 +178,13 @@ impl State {
         if commit.seq != last + 1 {
             return Some(Told::Refusal(Refusal::LaneOrder.into()));
         }
+        let reply = match &mut self.judge {
+            Some(judge) => (judge.0)(Commit::try_from(commit.clone()).unwrap()).into(),
+            None => v1::CommitReply {
+                puts: Vec::new(),
+                groups: commit.groups.iter().map(|_| v1::GroupReply { refusal: None, ops: Vec::new() }).collect(),
+            },
+        };
         lanes.insert(commit.lane, (commit.seq, reply.clone()));
         self.done.push(mark);
         Some(Told::Commit(reply))
@@ -192,7 +207,7 @@ impl State {
                 self.last_ino += count;
                 Some(Told::Inos(v1::InoRange { start, end: start + count }))
             }
-            None => None,
+            _ => None,
         };
         let told = match step {
             Step::Answer => answer,

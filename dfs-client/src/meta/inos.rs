@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::limits;
 
-/// Numbers left at which the next range is asked for.
-const LOW: u64 = limits::INO_GRANT / 2;
+/// Numbers left at which the next range is asked for: many may be wanted before the answer.
+const LOW: u64 = limits::INO_GRANT;
 
 /// What a caller should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +67,12 @@ mod tests {
         assert_eq!(inos.take(a), Taken { ino: None, ask: true });
         assert_eq!(inos.take(a), Taken { ino: None, ask: false });
         inos.granted(a, Some((10, 10 + 4096)));
-        for n in 0..2048 {
-            assert_eq!(inos.take(a), Taken { ino: Some(Ino(10 + n)), ask: false });
+        assert_eq!(inos.take(a), Taken { ino: Some(Ino(10)), ask: true }, "the second range at once");
+        inos.granted(a, Some((9000, 9000 + 4096)));
+        for n in 11..10 + 4096 {
+            assert_eq!(inos.take(a), Taken { ino: Some(Ino(n)), ask: false });
         }
-        assert_eq!(inos.take(a), Taken { ino: Some(Ino(2058)), ask: true });
+        assert_eq!(inos.take(a), Taken { ino: Some(Ino(9000)), ask: true });
         inos.granted(a, None);
         assert!(inos.take(a).ask, "asks again after a failure");
         inos.granted(SessionId(9), Some((1, 5)));

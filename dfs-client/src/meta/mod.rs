@@ -27,6 +27,7 @@ use dfs_core::cluster::{ClusterMap, StoreLoad};
 use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, SessionId, StoreId};
 use dfs_core::limits;
+use dfs_core::lock::LockChange;
 use dfs_core::op::{Commit, CommitReply, Group, Put};
 use dfs_core::query::{Answer, Query};
 use dfs_proto::v1;
@@ -174,6 +175,30 @@ impl MetaClient {
     /// # Errors
     /// As there.
     pub async fn commit_about(&self, puts: Vec<Put>, groups: Vec<Group>, about: &[Ino]) -> FsResult<CommitReply> {
+        self.send_commit(None, puts, groups, about).await
+    }
+
+    /// [`MetaClient::commit_about`] of what is worth nothing in any other session than this.
+    ///
+    /// # Errors
+    /// As there, and `Refused(NoSession)` when the session is another by now: nothing was sent.
+    pub async fn commit_in(
+        &self,
+        session: SessionId,
+        puts: Vec<Put>,
+        groups: Vec<Group>,
+        about: &[Ino],
+    ) -> FsResult<CommitReply> {
+        self.send_commit(Some(session), puts, groups, about).await
+    }
+
+    async fn send_commit(
+        &self,
+        session: Option<SessionId>,
+        puts: Vec<Put>,
+        groups: Vec<Group>,
+        about: &[Ino],
+    ) -> FsResult<CommitReply> {
         let bytes = weight::check(&puts, &groups)?;
         metrics::counter!("dfs_client_commits_total").increment(1);
         let shared = self.shared();
@@ -186,7 +211,7 @@ impl MetaClient {
         let answered = async {
             let (mut sent, reply) = loop {
                 let permit = shared.lanes.acquire().await.map_err(|e| FsError::Io(e.to_string()))?;
-                let submitted = lock(&shared.calls).submit_commit(commit, bytes, &touches)?;
+                let submitted = lock(&shared.calls).submit_commit(session, commit, bytes, &touches)?;
                 match submitted {
                     Submitted::Sent(id, reply) => {
                         permit.forget();
@@ -293,6 +318,22 @@ impl MetaClient {
         }
     }
 
+    /// Waits until a lock can be taken, as long as it takes; whoever goes away before is forgotten by metad too.
+    ///
+    /// # Errors
+    /// `Deadlock`, `NoLocks`; `Io` when the session ends.
+    pub async fn wait_lock(&self, wanted: LockChange) -> FsResult<()> {
+        let shared = self.shared();
+        let (id, reply) = lock(&shared.calls).submit(v1::call::Body::WaitLock(wanted.into()), weight::QUESTION)?;
+        let mut waiting = Waiting { shared, id: Some(id) };
+        let reply = reply.await;
+        waiting.id = None;
+        match reply.map_err(|_| FsError::io("the session's task has ended"))?? {
+            v1::call_result::Body::LockFree(_) => Ok(()),
+            other => Err(unfit(&other)),
+        }
+    }
+
     fn late(&self, what: &str) -> FsError {
         let shared = self.shared();
         FsError::Io(format!("waited {:?} for {what} from metad at {}", shared.deadline, shared.addr))
@@ -342,6 +383,12 @@ impl MetaClient {
         }
     }
 
+    /// Whether it has ended: nothing is sent any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.shared().closed.borrow()
+    }
+
     /// Ends the session: calls still without an answer fail. Waits a short while for metad to know.
     pub async fn close(&self) {
         let shared = self.shared();
@@ -349,6 +396,20 @@ impl MetaClient {
         shared.end();
         if tokio::time::timeout(CLOSE, closed.wait_for(|done| *done)).await.is_err() {
             tracing::warn!("metad did not answer the end of the session");
+        }
+    }
+}
+
+/// Tells metad when nobody waits for a lock any more.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: Option<u64>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            lock(&self.shared.calls).cancel_wait(id);
         }
     }
 }

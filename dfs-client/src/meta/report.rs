@@ -30,6 +30,8 @@ impl MetaClient {
             start: start.0,
             got: Vec::new(),
             lost: vec![chunk.into()],
+            as_of: 0,
+            loss: None,
         };
         tokio::spawn(async move {
             match timeout(REPORT, wire.report(request)).await {

@@ -27,6 +27,10 @@ use crate::lock::lock;
 const WELCOME: Duration = Duration::from_secs(5);
 /// A stream on which calls wait and nothing comes for this long is given up for another.
 const SILENCE: Duration = Duration::from_secs(10);
+/// A stream that does not bring the answer to a call for so many heartbeats is given up, whatever else it brings.
+const STUCK: u32 = 20;
+/// Longest wait for metad to end a session that is of no use any more.
+const ABANDON: Duration = Duration::from_secs(2);
 /// A call that met a fault is sent again after this.
 const AGAIN: Duration = Duration::from_millis(100);
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
@@ -48,6 +52,8 @@ enum NotOpened {
 enum Stop {
     Broken(String),
     SessionLost,
+    /// It is to be ended.
+    SessionSpoilt,
     Closed,
 }
 
@@ -99,6 +105,10 @@ async fn run(shared: Arc<Shared>, mut wire: Wire<Channel>, mut stream: Streaming
         match &stop {
             Stop::Broken(why) => tracing::warn!(session = %resume, why, "stream to metad broke, connecting again"),
             Stop::SessionLost => resume = SessionId(0),
+            Stop::SessionSpoilt => {
+                abandon(&shared, &mut stream).await;
+                resume = SessionId(0);
+            }
             Stop::Closed => break,
         }
         match again(&shared, &mut wire, resume).await {
@@ -108,6 +118,20 @@ async fn run(shared: Arc<Shared>, mut wire: Wire<Channel>, mut stream: Streaming
     }
     lock(&shared.calls).close();
     shared.closed.send_replace(true);
+}
+
+/// Has metad end the session: it would otherwise keep what is held in it for as long as it takes it for silent.
+async fn abandon(shared: &Shared, stream: &mut Streaming<v1::SessionResponse>) {
+    lock(&shared.calls).abandon();
+    let ended = timeout(ABANDON, async {
+        while let Ok(Some(message)) = stream.message().await {
+            // What is still answered need not stay unknown.
+            take(shared, message, &mut Vec::new());
+        }
+    });
+    if ended.await.is_err() {
+        tracing::warn!(session = %shared.session(), "metad did not end the session in time");
+    }
 }
 
 /// Connects until it works; `None` when the client wants to end.
@@ -227,8 +251,8 @@ async fn serve(shared: &Shared, stream: &mut Streaming<v1::SessionResponse>) -> 
                 Ok(Some(message)) => {
                     heard = Instant::now();
                     let had = later.len();
-                    if take(shared, message, &mut later) {
-                        return Stop::SessionLost;
+                    if let Some(stop) = take(shared, message, &mut later) {
+                        return stop;
                     }
                     if had == 0 {
                         later_at = heard + AGAIN;
@@ -250,7 +274,10 @@ async fn serve(shared: &Shared, stream: &mut Streaming<v1::SessionResponse>) -> 
                         return Stop::Closed;
                     }
                 }
-                calls.beat();
+                let waited = calls.beat();
+                if waited > STUCK {
+                    return Stop::Broken(format!("an answer did not come for {waited} heartbeats, others did"));
+                }
                 if !calls.is_waiting() {
                     heard = Instant::now();
                 } else if heard.elapsed() > SILENCE {
@@ -261,9 +288,9 @@ async fn serve(shared: &Shared, stream: &mut Streaming<v1::SessionResponse>) -> 
     }
 }
 
-/// Takes in one message; true when the session has ended.
-fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> bool {
-    let mut lost = false;
+/// Takes in one message; says when the session can go on no longer.
+fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> Option<Stop> {
+    let mut stop = None;
     if !message.results.is_empty() {
         let mut freed = 0;
         let mut calls = lock(&shared.calls);
@@ -272,7 +299,10 @@ fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> 
                 After::Nothing => {}
                 After::LaneFree => freed += 1,
                 After::Again(id) => later.push(id),
-                After::SessionLost => lost = true,
+                After::SessionLost => stop = Some(Stop::SessionLost),
+                After::SessionSpoilt => {
+                    stop.get_or_insert(Stop::SessionSpoilt);
+                }
             }
         }
         drop(calls);
@@ -296,7 +326,7 @@ fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> 
             lock(&shared.calls).say_not_held(not_held.into_iter().map(|ino| ino.0));
         }
     }
-    lost
+    stop
 }
 
 impl Shared {

@@ -1,20 +1,21 @@
 //! Attributes: asking, setting, truncating.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use dfs_core::limits::FILE_BYTES;
-use dfs_core::op::{Op, SetAttr};
+use dfs_core::op::{Op, OpReply, SetAttr};
 use dfs_core::query::{Answer, NodeInfo, Query, StatFs};
 use dfs_core::range::ByteRange;
 use dfs_core::time::Timestamp;
 
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::types::Entry;
 use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
+use crate::lock::lock;
 
 /// Steps of one truncation; each takes thousands of extents away.
 const STEPS: usize = 1 << 20;
@@ -24,11 +25,23 @@ pub(crate) fn wrong_answer() -> FsError {
     FsError::io("metad answered another question than was asked")
 }
 
+impl State {
+    /// Takes in one step of an own truncation: how long the file is now.
+    pub(crate) fn was_cut(&mut self, step: &OpReply, sent: Instant) -> FsResult<u64> {
+        let attr = step.attrs.first().ok_or_else(wrong_answer)?;
+        self.known.committed(*attr, step.data_before, sent, |map| {
+            map.truncate(step.reached);
+            ByteRange::new(step.reached, u64::MAX).into_iter().collect()
+        });
+        Ok(step.reached)
+    }
+}
+
 impl Vfs {
     /// [`Vfs::getattr`] without waiting.
     pub fn try_getattr(&self, ino: Ino) -> Option<FsResult<Entry>> {
         let inode = self.inodes.find(ino)?;
-        inode.state().entry(Instant::now(), self.config.ttl).map(Ok)
+        inode.state().entry(Instant::now(), self.config.ttl).filter(|entry| !entry.ttl.is_zero()).map(Ok)
     }
 
     /// Attributes, unsaved writes of this client included.
@@ -38,7 +51,10 @@ impl Vfs {
     pub async fn getattr(&self, ino: Ino) -> FsResult<Entry> {
         match self.try_getattr(ino) {
             Some(entry) => entry,
-            None => self.refresh(ino).await,
+            None => match self.refresh(ino).await? {
+                entry if entry.ttl.is_zero() => self.sure_of_stored(ino, entry).await,
+                entry => Ok(entry),
+            },
         }
     }
 
@@ -67,7 +83,7 @@ impl Vfs {
         if let Some(extents) = &node.extents {
             state.known.learn_all_extents(node.attr.data, extents);
         }
-        let late = Entry { attr: state.newest().unwrap_or(node.attr), ttl: std::time::Duration::ZERO };
+        let late = Entry { attr: state.shown().unwrap_or(node.attr), ttl: Duration::ZERO };
         state.entry(Instant::now(), self.config.ttl).unwrap_or(late)
     }
 
@@ -75,16 +91,31 @@ impl Vfs {
     ///
     /// # Errors
     /// Refusals of metad; `FileTooLarge`; faults.
-    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> FsResult<Entry> {
+    pub async fn setattr(&self, ino: Ino, mut set: SetAttr) -> FsResult<Entry> {
         let inode = self.inodes.get(ino);
+        if set.size.is_some() && inode.state().buffer().kills_priv() {
+            // The writes that take setuid away may be cut off before they are saved.
+            set.kill_priv = true;
+        }
+        if set.atime.is_some() {
+            // What was read before does not count any more.
+            inode.state().atime = None;
+            lock(&self.atimes).remove(&ino);
+        }
         if let Some(size) = set.size {
             if size > FILE_BYTES {
                 return Err(Refusal::FileTooLarge.into());
             }
             self.truncate(&inode, size, set).await?;
+        } else if let Some(entry) = self.put_off(&inode, &set) {
+            return Ok(entry);
         } else {
             if set.mode.is_some() && inode.state().buffer().kills_priv() {
                 // A write that takes setuid away must not come after the chmod that gives it.
+                self.save(&inode).await?;
+            }
+            if inode.state().buffer().later() != SetAttr::default() {
+                // What was put off must not come after what is set now.
                 self.save(&inode).await?;
             }
             if let Some(mtime) = set.mtime {
@@ -96,6 +127,20 @@ impl Vfs {
             }
         }
         self.getattr(ino).await
+    }
+
+    /// Sets the times of a file with unsaved data when that is saved, unless it has left already: unpacking an archive
+    /// is then one commit a file and not two.
+    fn put_off(&self, inode: &Inode, set: &SetAttr) -> Option<Entry> {
+        let mut state = inode.state();
+        let attr = state.newest()?;
+        let rights = set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || *set == SetAttr::default();
+        if rights || set.kill_priv || attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 || state.known.is_committing() {
+            return None;
+        }
+        Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.put_off(set, now())).then_some(())?;
+        let late = Entry { attr: state.shown()?, ttl: Duration::ZERO };
+        Some(state.entry(Instant::now(), self.config.ttl).unwrap_or(late))
     }
 
     /// Whatever was written before shall not bring another mtime than this one: seals that wait get it too, and a
@@ -117,34 +162,34 @@ impl Vfs {
         Ok(())
     }
 
-    /// Unsaved bytes below `size` are committed before, those beyond are dropped.
+    /// Unsaved bytes below `size` are committed with it. Those beyond are dropped, but not before it is done.
     async fn truncate(&self, inode: &Arc<Inode>, size: u64, set: SetAttr) -> FsResult<()> {
         // A truncation that its caller has given up must not cut what is written later.
         let until = Instant::now() + self.config.deadline * 3;
         let _quiet = tokio::time::timeout(self.config.deadline, inode.quiet.lock())
             .await
             .map_err(|_| FsError::io("another truncation of the file takes too long"))?;
-        {
-            let mut state = inode.state();
-            let streaming = state.buffer().is_streaming();
-            if size == 0 {
-                state.feeds.retain(|_, feed| feed.parts.is_none());
-            }
-            Inode::change_buffer(&mut state, &self.budget, |buffer| {
-                if size == 0 {
-                    buffer.discard_unsealed();
-                } else if !streaming && buffer.first_seal().is_none() {
-                    buffer.truncate(size);
-                }
-            });
+        if inode.state().buffer().later() != SetAttr::default() {
+            // The bytes that it would go along with may be cut off.
+            self.save(inode).await?;
         }
-        inode.saved.notify_waiters();
         let before = inode.state().failures();
+        // Whether data was lost that nobody else hears of.
+        let lost = |state: &State| size > 0 && state.opens == 0 && state.failures() != before;
+        match self.ride(inode, &Op::SetAttr { ino: inode.ino, set }, &[]).await {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(e)) => {
+                let state = inode.state();
+                if state.failures() == before || lost(&state) {
+                    return Err(e);
+                }
+            }
+            None => {}
+        }
         self.save(inode).await?;
         {
             let state = inode.state();
-            if size > 0 && state.opens == 0 && state.failures() != before {
-                // Nobody else hears of it.
+            if lost(&state) {
                 return Err(state.failure());
             }
         }
@@ -177,24 +222,10 @@ impl Vfs {
             Some(Err(refusal)) => Err(refusal.into()),
             None => Err(wrong_answer()),
         });
-        let reached = match done {
-            Ok(op) => match op.attrs.first() {
-                Some(attr) => {
-                    state.known.committed(*attr, op.data_before, sent, |map| {
-                        map.truncate(op.reached);
-                        ByteRange::new(op.reached, u64::MAX).into_iter().collect()
-                    });
-                    Ok(op.reached)
-                }
-                None => Err(wrong_answer()),
-            },
-            Err(e) => {
-                if matches!(e, FsError::Io(_)) {
-                    state.known.distrust();
-                }
-                Err(e)
-            }
-        };
+        let reached = done.and_then(|step| state.was_cut(&step, sent));
+        if matches!(reached, Err(FsError::Io(_))) {
+            state.known.distrust();
+        }
         let pages = state.known.end();
         drop(state);
         self.judged(inode.ino, pages);

@@ -21,6 +21,7 @@ use super::inode::Neighbours;
 use super::types::{DirItem, Entry};
 use super::{Vfs, attr::wrong_answer};
 use crate::cache::chunk::is_small;
+use crate::cache::dentry::Ticket;
 use crate::error::{FsError, FsResult};
 
 /// `.` and `..`.
@@ -46,11 +47,11 @@ struct Listing {
 }
 
 #[derive(Debug)]
-struct Page {
+pub(super) struct Page {
     /// Entries before it.
     before: u64,
     entries: Vec<DirEntry>,
-    asked: Instant,
+    ticket: Ticket,
     plus: bool,
     /// Whether it is the last.
     end: bool,
@@ -59,6 +60,11 @@ struct Page {
 impl Page {
     fn has(&self, index: u64) -> bool {
         index >= self.before && index < self.after()
+    }
+
+    /// Its last name, if there are more after it.
+    pub(super) fn more_after(&self) -> Option<Name> {
+        self.entries.last().filter(|_| !self.end).map(|e| e.name.clone())
     }
 
     /// The number of the first entry after it.
@@ -113,7 +119,8 @@ impl Vfs {
                 if items.len() >= max {
                     break;
                 }
-                let known = if plus { self.known_entry(entry, page.asked) } else { None };
+                let known = if plus { self.known_entry(entry, page.ticket.asked()) } else { None };
+                let known = known.map(|entry| self.kept(dir.ino, entry));
                 if plus && known.is_none() {
                     // Gone since the page was read.
                     continue;
@@ -153,7 +160,8 @@ impl Vfs {
                 return Ok(());
             }
             if page.has(index) {
-                if plus && !page.plus {
+                // The kernel takes a name with attributes for one that is there now: after an own change it may not be.
+                if plus && !(page.plus && self.dentries.is_current(page.ticket, ino)) {
                     let start = listing.starts.iter().find(|(before, _)| *before == page.before);
                     self.add_nodes(ino, page, start.and_then(|(_, after)| after.clone())).await?;
                 }
@@ -167,7 +175,7 @@ impl Vfs {
         let mut start = listing.starts[at].clone();
         loop {
             let (before, after) = start;
-            let page = self.page(ino, before, after, plus).await?;
+            let page = self.page(ino, before, after, plus, DIR_ENTRIES).await?;
             let next = before + page.entries.len() as u64;
             let last = page.entries.last().map(|e| e.name.clone());
             let end = page.end || last.is_none();
@@ -190,10 +198,10 @@ impl Vfs {
         let last = page.entries.last().map(|e| e.name.clone());
         let mut after = after;
         let mut found = HashMap::new();
-        let mut asked = None;
+        let mut ticket = None;
         loop {
-            let more = self.page(ino, 0, after, true).await?;
-            asked.get_or_insert(more.asked);
+            let more = self.page(ino, 0, after, true, DIR_ENTRIES).await?;
+            ticket.get_or_insert(more.ticket);
             after = more.entries.last().map(|e| e.name.clone());
             found.extend(more.entries.into_iter().map(|e| (e.name.clone(), e)));
             if more.end || after.is_none() || after >= last {
@@ -201,19 +209,27 @@ impl Vfs {
             }
         }
         for entry in &mut page.entries {
-            if let Some(same) = found.remove(&entry.name) {
-                *entry = same;
+            match found.remove(&entry.name) {
+                Some(same) => *entry = same,
+                None => entry.node = None,
             }
         }
         page.plus = true;
-        page.asked = asked.unwrap_or(page.asked);
+        page.ticket = ticket.unwrap_or(page.ticket);
         Ok(())
     }
 
     /// One page from metad; what it says of inodes and names goes into the caches.
-    async fn page(&self, ino: Ino, before: u64, after: Option<Name>, plus: bool) -> FsResult<Page> {
+    pub(super) async fn page(
+        &self,
+        ino: Ino,
+        before: u64,
+        after: Option<Name>,
+        plus: bool,
+        limit: u32,
+    ) -> FsResult<Page> {
         let ticket = self.dentries.ticket(ino);
-        let query = Query::ReadDir { ino, after, limit: DIR_ENTRIES, plus };
+        let query = Query::ReadDir { ino, after, limit, plus };
         let Answer::Dir { attr, entries, end } = self.meta.query(query).await? else { return Err(wrong_answer()) };
         self.learn(&self.inodes.get(ino), attr, ticket.asked());
         let mut small = Vec::new();
@@ -234,7 +250,7 @@ impl Vfs {
         for (own, owner) in owners.into_iter().enumerate() {
             self.inodes.get(owner).state().neighbours = Some(Neighbours { chunks: chunks.clone(), own });
         }
-        Ok(Page { before, entries, asked: ticket.asked(), plus, end })
+        Ok(Page { before, entries, ticket, plus, end })
     }
 
     /// The handle is not used any more.

@@ -27,6 +27,8 @@ const ATIME_SECONDS: i64 = 24 * 3600;
 pub(crate) struct FileHandle {
     pub(crate) inode: Arc<Inode>,
     pub(crate) append: bool,
+    /// It may write, and hears at close(2) of what could not be saved.
+    pub(crate) writes: bool,
     /// Errors of the inode before this were reported to this handle or are none of its business.
     seen: AtomicU64,
     /// The same of those that fsync has reported. Kept apart: a child that closes its copy of the descriptor, or
@@ -143,6 +145,7 @@ impl Vfs {
         let handle = FileHandle {
             inode: inode.clone(),
             append,
+            writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
             seen: AtomicU64::new(seen),
             synced: AtomicU64::new(seen),
             readahead: Mutex::default(),
@@ -173,6 +176,7 @@ impl Vfs {
         state.opens = state.opens.saturating_sub(1);
         let gone = state.opens == 0 && state.known.attr().is_some_and(|a| a.nlink == 0);
         drop(state);
+        self.unlock_handle(inode, fh);
         if gone {
             self.drop_unsaved(inode);
         } else {

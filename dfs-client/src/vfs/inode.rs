@@ -35,6 +35,8 @@ pub(crate) struct Inode {
     state: Mutex<State>,
     /// One truncation (or other change that needs a quiet file) at a time.
     pub(crate) quiet: tokio::sync::Mutex<()>,
+    /// One change of locks at a time, in the order in which they were asked for.
+    pub(crate) locking: Arc<tokio::sync::Mutex<()>>,
     /// A seal left the buffer.
     pub(crate) saved: Notify,
     /// When it was last taken from the table, by the table's clock.
@@ -71,9 +73,13 @@ pub(crate) struct State {
     failure: Option<FsError>,
     /// Read, not yet told to metad.
     pub(crate) atime: Option<Timestamp>,
-    /// Where a directory was last seen.
+    /// Where it was last seen.
     pub(crate) parent: Option<Ino>,
     pub(crate) neighbours: Option<Neighbours>,
+    /// When it was known to have no `security.capability`, which the kernel asks for before the first write.
+    pub(crate) no_capability: Option<Instant>,
+    /// This client has set one: it asks each time from then on.
+    pub(crate) capability_set: bool,
 }
 
 impl State {
@@ -81,11 +87,11 @@ impl State {
         &self.buffer
     }
 
-    /// Committed attributes with what this client has done since laid over them.
+    /// Committed attributes with what this client has done since laid over them, but for `stored`, which takes a
+    /// look at all that is unsaved: [`State::shown`] has it.
     pub(crate) fn visible(&self, mut attr: Attr) -> Attr {
         if let Some(end) = self.buffer.end() {
             attr.size = attr.size.max(end);
-            attr.stored += self.buffer.bytes();
         }
         if let Some(mtime) = self.buffer.mtime() {
             attr.mtime = mtime;
@@ -95,6 +101,9 @@ impl State {
         }
         if self.buffer.kills_priv() {
             attr.mode = without_privileges(attr.mode);
+        }
+        if let Some(atime) = self.buffer.later().atime {
+            attr.atime = atime;
         }
         if let Some(atime) = self.atime {
             attr.atime = attr.atime.max(atime);
@@ -107,10 +116,18 @@ impl State {
         self.known.attr().map(|attr| self.visible(attr))
     }
 
+    /// The newest attributes as others may see them.
+    pub(crate) fn shown(&self) -> Option<Attr> {
+        self.known.attr().map(|attr| Attr { stored: self.stored(&attr).0, ..self.visible(attr) })
+    }
+
     /// An answer that still serves.
     pub(crate) fn entry(&self, now: Instant, ttl: Duration) -> Option<Entry> {
         let (attr, left) = self.known.fresh(now, ttl)?;
-        Some(Entry { attr: self.visible(attr), ttl: left })
+        let (stored, unknown) = self.stored(&attr);
+        // What may be wrong is not to be kept.
+        let ttl = if unknown.is_some() { Duration::ZERO } else { left };
+        Some(Entry { attr: Attr { stored, ..self.visible(attr) }, ttl })
     }
 
     /// Remembers an error for every handle that is open now.
@@ -142,6 +159,7 @@ impl Inode {
             ino,
             state: Mutex::default(),
             quiet: tokio::sync::Mutex::new(()),
+            locking: Arc::default(),
             saved: Notify::new(),
             touched: AtomicU64::new(0),
         }

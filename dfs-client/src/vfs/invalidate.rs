@@ -1,20 +1,32 @@
 //! Telling the kernel what to forget, from a thread of its own.
 //!
 //! The kernel may wait for pages that are being read or written through this very client, so nobody who answers
-//! a request may wait for it. What is queued is at most one entry for each inode.
+//! a request may wait for it, but for one: who takes a lock must not read what was there before. That one holds
+//! nothing the kernel could wait for. What is queued is at most one entry for each inode.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use dfs_core::id::Ino;
+use dfs_core::name::Name;
+use tokio::sync::oneshot;
 
 use super::types::Invalidator;
 use crate::lock::lock;
 
 #[derive(Debug, Default)]
+struct Old {
+    /// Pages too.
+    data: bool,
+    /// Who waits until the kernel knows.
+    tell: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug, Default)]
 struct Queue {
-    /// Inodes; true: their pages too.
-    inodes: BTreeMap<Ino, bool>,
+    inodes: BTreeMap<Ino, Old>,
+    /// Names of a directory, which are old by themselves before long.
+    names: Vec<(Ino, Vec<Name>, oneshot::Sender<()>)>,
     started: bool,
     closed: bool,
 }
@@ -34,8 +46,21 @@ impl Invalidations {
         }
         let shared = self.shared.clone();
         let run = move || {
-            while let Some((ino, data)) = next(&shared) {
-                invalidator.inode(ino, data);
+            while let Some(job) = next(&shared) {
+                let tell = match job {
+                    Job::Inode(ino, old) => {
+                        invalidator.inode(ino, old.data);
+                        old.tell
+                    }
+                    Job::Names(dir, names, tell) => {
+                        names.iter().for_each(|name| invalidator.entry(dir, name));
+                        vec![tell]
+                    }
+                };
+                for waiting in tell {
+                    // It may have gone.
+                    let _ = waiting.send(());
+                }
             }
         };
         if let Err(e) = std::thread::Builder::new().name("invalidate".into()).spawn(run) {
@@ -46,22 +71,62 @@ impl Invalidations {
 
     /// What the kernel knows of `ino` is old; with `data`, so are its pages.
     pub(crate) fn inode(&self, ino: Ino, data: bool) {
-        let mut queue = lock(&self.shared.0);
-        if queue.started {
-            *queue.inodes.entry(ino).or_default() |= data;
+        self.add(ino, data, None);
+    }
+
+    /// The same, and waits until the kernel has forgotten it. False: it will not be told any more.
+    pub(crate) async fn inode_now(&self, ino: Ino, data: bool) -> bool {
+        let (tell, told) = oneshot::channel();
+        if !self.add(ino, data, Some(tell)) {
+            return true;
+        }
+        told.await.is_ok()
+    }
+
+    /// These names in `dir` are old; waits until the kernel has forgotten them.
+    pub(crate) async fn entries_now(&self, dir: Ino, names: Vec<Name>) {
+        let (tell, told) = oneshot::channel();
+        {
+            let mut queue = lock(&self.shared.0);
+            if !queue.started || names.is_empty() {
+                return;
+            }
+            queue.names.push((dir, names, tell));
             self.shared.1.notify_one();
         }
+        // An error means the end of the mount.
+        let _ = told.await;
+    }
+
+    /// False: nobody is to be told at all.
+    fn add(&self, ino: Ino, data: bool, tell: Option<oneshot::Sender<()>>) -> bool {
+        let mut queue = lock(&self.shared.0);
+        if queue.started {
+            let old = queue.inodes.entry(ino).or_default();
+            old.data |= data;
+            old.tell.extend(tell);
+            self.shared.1.notify_one();
+        }
+        queue.started
     }
 }
 
-fn next(shared: &(Mutex<Queue>, Condvar)) -> Option<(Ino, bool)> {
+enum Job {
+    Inode(Ino, Old),
+    Names(Ino, Vec<Name>, oneshot::Sender<()>),
+}
+
+fn next(shared: &(Mutex<Queue>, Condvar)) -> Option<Job> {
     let mut queue = lock(&shared.0);
     loop {
         if queue.closed {
             return None;
         }
-        if let Some(next) = queue.inodes.pop_first() {
-            return Some(next);
+        if let Some((ino, old)) = queue.inodes.pop_first() {
+            return Some(Job::Inode(ino, old));
+        }
+        if let Some((dir, names, tell)) = queue.names.pop() {
+            return Some(Job::Names(dir, names, tell));
         }
         queue = shared.1.wait(queue).unwrap_or_else(PoisonError::into_inner);
     }
@@ -69,7 +134,10 @@ fn next(shared: &(Mutex<Queue>, Condvar)) -> Option<(Ino, bool)> {
 
 impl Drop for Invalidations {
     fn drop(&mut self) {
-        lock(&self.shared.0).closed = true;
+        let mut queue = lock(&self.shared.0);
+        queue.closed = true;
+        queue.inodes.clear();
+        queue.names.clear();
         self.shared.1.notify_all();
     }
 }

@@ -1,16 +1,22 @@
 //! The whole filesystem without a kernel: what `dfs-fuse` and programs call.
 //!
 //! A namespace change is answered when it is durable. A write is answered when it is in the buffer; it is saved
-//! in the background, by fsync, or before a rename, link or truncation of its file. Every call has a deadline.
+//! in the background, by fsync, or together with a rename, link or truncation of its file. Every call has a deadline.
 //! The `try_` calls answer from memory without waiting and say `None` where that is not possible.
 
+mod acl;
 mod attr;
 mod background;
+mod careful;
+mod copy;
 mod dir;
 mod handle;
 mod inode;
 mod invalidate;
+mod lock;
 mod namespace;
+mod nearby;
+mod space;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -28,15 +34,21 @@ use dfs_core::time::Timestamp;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, Semaphore};
 
+pub use self::acl::acl_kind;
 pub(crate) use self::handle::FileHandle;
 pub(crate) use self::inode::{Feed, Inode, Neighbours, State};
+pub use self::lock::{Leaving, LockRequest};
+pub use self::space::Seek;
 pub use self::types::{Caller, DirItem, Entry, Invalidator, Opened};
 
 use self::background::Closed;
+use self::careful::Careful;
 use self::dir::DirHandles;
 use self::handle::FileHandles;
 use self::inode::Table;
 use self::invalidate::Invalidations;
+use self::lock::Locks;
+use self::nearby::Nearby;
 use crate::cache::attr::Pages;
 use crate::cache::chunk::Chunks;
 use crate::cache::dentry::Dentries;
@@ -44,6 +56,7 @@ use crate::chunks::ChunkClient;
 use crate::config::ClientConfig;
 use crate::error::{FsError, FsResult};
 use crate::file::budget::Budget;
+use crate::file::upload::Progress;
 use crate::lock::lock;
 use crate::meta::MetaClient;
 
@@ -62,6 +75,7 @@ pub struct Vfs {
     pub(crate) runtime: Runtime,
     pub(crate) inodes: Table,
     dentries: Dentries,
+    nearby: Nearby,
     pub(crate) pieces: Chunks,
     handles: FileHandles,
     dirs: DirHandles,
@@ -76,8 +90,12 @@ pub struct Vfs {
     wake: Notify,
     /// Seals that were given up since the mount.
     pub(crate) lost_seals: AtomicU64,
+    /// How uploads get on.
+    pub(crate) progress: Progress,
     atimes: Mutex<HashMap<Ino, Timestamp>>,
     invalidations: Invalidations,
+    locks: Locks,
+    careful: Careful,
     pub(crate) uploads: Semaphore,
     pub(crate) ahead: Arc<Semaphore>,
 }
@@ -98,6 +116,7 @@ impl Vfs {
             runtime: Runtime::current(),
             inodes: Table::new(),
             dentries: Dentries::new(config.ttl),
+            nearby: Nearby::default(),
             pieces: Chunks::new(config.cache_bytes),
             handles: FileHandles::default(),
             dirs: DirHandles::default(),
@@ -107,8 +126,11 @@ impl Vfs {
             taking: Mutex::default(),
             wake: Notify::new(),
             lost_seals: AtomicU64::new(0),
+            progress: Progress::new(),
             atimes: Mutex::default(),
             invalidations: Invalidations::default(),
+            locks: Locks::default(),
+            careful: Careful::default(),
             uploads: Semaphore::new(UPLOADS),
             ahead: Arc::new(Semaphore::new(AHEAD)),
             meta: meta.clone(),
@@ -174,7 +196,7 @@ impl Vfs {
     }
 
     /// Attributes out of the answer to an own change.
-    fn learn_own(&self, attr: &Attr, sent: std::time::Instant) {
+    pub(crate) fn learn_own(&self, attr: &Attr, sent: std::time::Instant) {
         self.learn(&self.inodes.get(attr.ino), *attr, sent);
     }
 
@@ -215,6 +237,7 @@ impl Vfs {
     fn session_lost(&self) {
         self.dentries.clear();
         lock(&self.atimes).clear();
+        self.locks_lost();
         for inode in self.inodes.all() {
             let mut state = inode.state();
             let pages = state.known.has_pages();
@@ -225,6 +248,7 @@ impl Vfs {
                 let lost = FsError::io("the session ended before the data was saved");
                 tracing::error!(ino = %inode.ino, "unsaved data is lost");
                 state.fail(lost);
+                metrics::counter!("dfs_client_lost_seals_total").increment(1);
                 self.lost_seals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             drop(state);

@@ -1,4 +1,5 @@
-//! Names: lookup and everything that makes, moves or takes away an entry. Each change is one commit.
+//! Names: lookup and everything that makes, moves or takes away an entry. Each change is one commit, unsaved data
+//! that must come before it included.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,10 @@ use super::inode::Inode;
 use super::types::{Caller, Entry, Opened};
 use crate::cache::dentry::Dentries;
 use crate::error::{FsError, FsResult};
+
+/// How often a number for a new inode may turn out to be no longer granted: the session was given up in the
+/// meantime, or very many others have been granted since.
+const NUMBERS: u32 = 4;
 
 /// Tells the name cache when an own change of directories begins, and when it is back, however that ends.
 struct Changing<'a> {
@@ -45,8 +50,12 @@ impl Vfs {
     /// [`Vfs::lookup`] without waiting.
     pub fn try_lookup(&self, parent: Ino, name: &Name) -> Option<FsResult<Entry>> {
         let now = Instant::now();
+        if self.careful.is(parent, now) {
+            return None;
+        }
         let (ino, left) = self.dentries.get(parent, name, now)?;
         let entry = self.inodes.find(ino)?.state().entry(now, self.config.ttl)?;
+        self.note_found(parent, name, now);
         Some(Ok(Entry { ttl: entry.ttl.min(left), ..entry }))
     }
 
@@ -64,7 +73,8 @@ impl Vfs {
                 let entry = self.learn_node(&node, ticket.asked());
                 self.dentries.learn(ticket, parent, name, node.attr.ino);
                 self.found_in(node.attr, parent);
-                Ok(entry)
+                self.note_asked(parent, name);
+                Ok(self.kept(parent, entry))
             }
             Ok(_) => Err(wrong_answer()),
             Err(e) => {
@@ -76,9 +86,9 @@ impl Vfs {
         }
     }
 
-    /// Remembers where a directory is, for `..`.
+    /// Remembers where an inode is: for `..`, and for what a lock of a file means for the names beside it.
     pub(super) fn found_in(&self, attr: Attr, parent: Ino) {
-        if attr.kind == FileKind::Directory && attr.ino != parent {
+        if attr.ino != parent {
             self.inodes.get(attr.ino).state().parent = Some(parent);
         }
     }
@@ -93,8 +103,7 @@ impl Vfs {
             let sent = Instant::now();
             match self.change_one(Op::Create(create.clone())).await {
                 Ok(reply) => break (sent, reply),
-                // The session, and with it the number, was given up in the meantime.
-                Err(FsError::Refused(Refusal::NotGranted)) if tries == 0 => tries += 1,
+                Err(FsError::Refused(Refusal::NotGranted)) if tries < NUMBERS => tries += 1,
                 Err(e) => {
                     self.dentries.forget(parent, &name);
                     return Err(e);
@@ -108,10 +117,11 @@ impl Vfs {
         self.found_in(attr, parent);
         let mut state = inode.state();
         state.known.learn_all_extents(attr.data, &[]);
-        let late = Entry { attr: state.newest().unwrap_or(attr), ttl: Duration::ZERO };
+        state.no_capability = Some(sent);
+        let late = Entry { attr: state.shown().unwrap_or(attr), ttl: Duration::ZERO };
         let entry = state.entry(Instant::now(), self.config.ttl).unwrap_or(late);
         drop(state);
-        Ok((entry, inode))
+        Ok((self.kept(parent, entry), inode))
     }
 
     fn new_inode(who: Caller, parent: Ino, name: &Name, kind: FileKind, mode: u32) -> Create {
@@ -120,7 +130,8 @@ impl Vfs {
             parent,
             name: name.clone(),
             kind,
-            mode: mode & 0o7777 & !who.umask,
+            mode: mode & 0o7777,
+            umask: who.umask & 0o777,
             uid: who.uid,
             gid: who.gid,
             rdev: 0,
@@ -201,15 +212,15 @@ impl Vfs {
         }
     }
 
-    /// One more name for a file. Its unsaved data is committed first.
+    /// One more name for a file. Its unsaved data is committed with it.
     ///
     /// # Errors
     /// `Exists` and other refusals; what kept the data from being saved; faults.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &Name) -> FsResult<Entry> {
-        self.save_or_fail(ino).await?;
+        let unsaved = self.inodes.find(ino).filter(|inode| !inode.state().buffer().is_clean());
         let changing = Changing::new(&self.dentries, [parent; 2]);
         let sent = Instant::now();
-        let reply = self.change_one(Op::Link { ino, parent, name: name.clone() }).await;
+        let reply = self.change_after(unsaved.as_ref(), &Op::Link { ino, parent, name: name.clone() }, &[]).await;
         drop(changing);
         if reply.is_err() {
             self.dentries.forget(parent, name);
@@ -223,7 +234,7 @@ impl Vfs {
     fn seen(&self, attr: Attr) -> Entry {
         let inode = self.inodes.get(attr.ino);
         let state = inode.state();
-        let late = Entry { attr: state.newest().unwrap_or(attr), ttl: Duration::ZERO };
+        let late = Entry { attr: state.shown().unwrap_or(attr), ttl: Duration::ZERO };
         state.entry(Instant::now(), self.config.ttl).unwrap_or(late)
     }
 
@@ -259,7 +270,7 @@ impl Vfs {
         }
     }
 
-    /// rename(2), renameat2(2): `flags` are `RENAME_*`. Unsaved data of what is moved is committed first, so that
+    /// rename(2), renameat2(2): `flags` are `RENAME_*`. Unsaved data of what is moved is committed with it, so that
     /// a file written and renamed over another is never found empty.
     ///
     /// # Errors
@@ -280,18 +291,29 @@ impl Vfs {
             libc::RENAME_EXCHANGE if !whiteout => RenameMode::Exchange,
             _ => return Err(Refusal::Invalid.into()),
         };
-        self.save_named(parent, name).await?;
-        if mode == RenameMode::Exchange {
-            self.save_named(new_parent, new_name).await?;
+        if mode == RenameMode::Exchange
+            && let Some(other) = self.unsaved(new_parent, new_name).await?
+        {
+            self.save_or_fail(other.ino).await?;
         }
-        let whiteout = if whiteout { Some((self.meta.new_ino().await?, who.uid, who.gid)) } else { None };
-        let rename = Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), mode, whiteout };
+        let unsaved = self.unsaved(parent, name).await?;
+        let mut rename =
+            Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), mode, whiteout: None };
         let changing = Changing::new(&self.dentries, [parent, new_parent]);
         let sent = Instant::now();
         let named = [(parent, name), (new_parent, new_name)];
         let about: Vec<Ino> =
             named.iter().filter_map(|(dir, name)| self.dentries.get(*dir, name, sent)).map(|(ino, _)| ino).collect();
-        let reply = self.change_one_about(Op::Rename(rename), &about).await;
+        let mut tries = 0;
+        let reply = loop {
+            if whiteout {
+                rename.whiteout = Some((self.meta.new_ino().await?, who.uid, who.gid));
+            }
+            match self.change_after(unsaved.as_ref(), &Op::Rename(rename.clone()), &about).await {
+                Err(FsError::Refused(Refusal::NotGranted)) if tries < NUMBERS => tries += 1,
+                reply => break reply,
+            }
+        };
         self.dentries.forget(parent, name);
         self.dentries.forget(new_parent, new_name);
         drop(changing);
@@ -303,15 +325,15 @@ impl Vfs {
         Ok(())
     }
 
-    /// Saves the unsaved data of what a name stands for, if this client has any at all.
-    async fn save_named(&self, parent: Ino, name: &Name) -> FsResult<()> {
+    /// What a name stands for, if this client has unsaved data of it.
+    async fn unsaved(&self, parent: Ino, name: &Name) -> FsResult<Option<Arc<Inode>>> {
         if !self.has_unsaved() {
-            return Ok(());
+            return Ok(None);
         }
         let ino = match self.dentries.get(parent, name, Instant::now()) {
             Some((ino, _)) => ino,
             None => self.lookup(parent, name).await?.attr.ino,
         };
-        self.save_or_fail(ino).await
+        Ok(self.inodes.find(ino).filter(|inode| !inode.state().buffer().is_clean()))
     }
 }

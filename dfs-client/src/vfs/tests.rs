@@ -36,6 +36,7 @@ fn attr(ino: Ino, kind: FileKind) -> Attr {
         rdev: 0,
         change: 1,
         data: 1,
+        xattrs: false,
     }
 }
 

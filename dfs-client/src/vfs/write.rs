@@ -8,11 +8,13 @@ use bytes::Bytes;
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use dfs_core::limits::{FILE_BYTES, SMALL_CHUNK_BYTES};
+use dfs_core::op::{Op, OpReply};
 
 use super::handle::FileHandle;
 use super::inode::{Inode, without_privileges};
 use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
+use crate::file::budget::Writer;
 use crate::file::buffer::WriteInfo;
 use crate::file::seal::Work;
 use crate::lock::lock;
@@ -24,7 +26,7 @@ impl Vfs {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
         };
-        self.write_now(&handle, offset, data, kill_priv)
+        self.write_now(&handle, Writer::Program, offset, data, kill_priv)
     }
 
     /// Copies `data` into the file's buffer; waits while the mount has too much unsaved. A handle opened with
@@ -34,15 +36,46 @@ impl Vfs {
     /// An earlier error of saving the file, once; `FileTooLarge`; `Io` when there is no room by the deadline.
     pub async fn write(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
         let handle = self.handle(fh)?;
+        self.write_when_possible(&handle, Writer::Program, offset, &data, kill_priv).await
+    }
+
+    /// [`Vfs::write_pages`] without waiting.
+    pub fn try_write_pages(&self, fh: u64, offset: u64, data: &[u8]) -> Option<FsResult<u32>> {
+        match self.handle(fh) {
+            Ok(handle) => self.write_now(&handle, Writer::Pages, offset, data, false),
+            Err(e) => Some(Err(e)),
+        }
+    }
+
+    /// What the kernel brings of mapped pages that were written to, through any handle of the file. Unlike
+    /// [`Vfs::write`] it finds room when programs have to wait, because the kernel may not drop pages, as it was
+    /// told to, before these are taken; and it hears of no earlier error, which would make the kernel drop them.
+    ///
+    /// # Errors
+    /// `FileTooLarge`; `Io` when even so there is no room by the deadline.
+    pub async fn write_pages(&self, fh: u64, offset: u64, data: Bytes) -> FsResult<u32> {
+        let handle = self.handle(fh)?;
+        self.write_when_possible(&handle, Writer::Pages, offset, &data, false).await
+    }
+
+    async fn write_when_possible(
+        &self,
+        handle: &FileHandle,
+        writer: Writer,
+        offset: u64,
+        data: &[u8],
+        kill_priv: bool,
+    ) -> FsResult<u32> {
         let until = tokio::time::Instant::now() + self.config.deadline;
         loop {
-            if let Some(done) = self.write_now(&handle, offset, &data, kill_priv) {
+            if let Some(done) = self.write_now(handle, writer, offset, data, kill_priv) {
                 return done;
             }
-            self.getattr(handle.inode.ino).await?;
-            if !self.budget.has_room(data.len()) {
+            if self.budget.has_room(writer, data.len()) {
+                self.getattr(handle.inode.ino).await?;
+            } else {
                 self.wake.notify_one();
-                tokio::time::timeout_at(until, self.budget.room(data.len()))
+                tokio::time::timeout_at(until, self.budget.room(writer, data.len()))
                     .await
                     .map_err(|_| FsError::io("unsaved data of the mount does not get less"))?;
             }
@@ -52,28 +85,38 @@ impl Vfs {
         }
     }
 
-    fn write_now(&self, handle: &FileHandle, offset: u64, data: &[u8], kill_priv: bool) -> Option<FsResult<u32>> {
-        if let Err(e) = handle.report() {
+    fn write_now(
+        &self,
+        handle: &FileHandle,
+        writer: Writer,
+        offset: u64,
+        data: &[u8],
+        kill_priv: bool,
+    ) -> Option<FsResult<u32>> {
+        if writer == Writer::Program
+            && let Err(e) = handle.report()
+        {
             return Some(Err(e));
         }
         let Ok(len) = u32::try_from(data.len()) else { return Some(Err(Refusal::Invalid.into())) };
         if len == 0 {
             return Some(Ok(0));
         }
-        if !self.budget.has_room(data.len()) {
+        if !self.budget.has_room(writer, data.len()) {
             self.wake.notify_one();
             return None;
         }
         let inode = &handle.inode;
         let at_once = Instant::now();
         let mut state = inode.state();
-        let attr = if handle.append {
+        let append = handle.append && writer == Writer::Program;
+        let attr = if append {
             // Where the end is must be known well.
             state.visible(state.known.fresh(at_once, self.config.ttl)?.0)
         } else {
             state.newest()?
         };
-        let at = if handle.append { attr.size } else { offset };
+        let at = if append { attr.size } else { offset };
         if at.checked_add(u64::from(len)).is_none_or(|end| end > FILE_BYTES) {
             return Some(Err(Refusal::FileTooLarge.into()));
         }
@@ -90,7 +133,7 @@ impl Vfs {
         if was_clean {
             lock(&self.dirty).insert(inode.ino, inode.clone());
         }
-        if handle.append && (pages || at != offset) {
+        if append && (pages || at != offset) {
             // The kernel did not see where the bytes went.
             self.invalidations.inode(inode.ino, pages);
         }
@@ -106,6 +149,9 @@ impl Vfs {
     /// An earlier error of saving the file, once.
     pub fn flush(&self, fh: u64) -> FsResult<()> {
         let handle = self.handle(fh)?;
+        if !handle.writes {
+            return Ok(());
+        }
         self.start_saving(&handle.inode);
         handle.report()
     }
@@ -151,7 +197,22 @@ impl Vfs {
         Ok(())
     }
 
-    /// The same; an error if not everything is saved.
+    /// One op, durable when this returns, after all that is unsaved of a file: in one commit with what no seal has
+    /// taken yet.
+    ///
+    /// # Errors
+    /// What kept the data from being saved: then the op is not done. Else as for the op alone.
+    pub(super) async fn change_after(&self, unsaved: Option<&Arc<Inode>>, op: &Op, about: &[Ino]) -> FsResult<OpReply> {
+        if let Some(inode) = unsaved {
+            if let Some(done) = self.ride(inode, op, about).await {
+                return done;
+            }
+            self.save_or_fail(inode.ino).await?;
+        }
+        self.change_one_about(op.clone(), about).await
+    }
+
+    /// [`Vfs::save`]; an error if not everything is saved.
     pub(super) async fn save_or_fail(&self, ino: Ino) -> FsResult<()> {
         let Some(inode) = self.inodes.find(ino) else { return Ok(()) };
         let before = {

@@ -1,4 +1,7 @@
-//! Extended attributes: asked for and changed at metad, never cached.
+//! Extended attributes: asked for and changed at metad, not cached. But for one: that a file has no
+//! `security.capability`, which the kernel asks for before the first write to each file, serves as long as attributes.
+
+use std::time::Instant;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
@@ -8,7 +11,9 @@ use dfs_core::query::{Answer, Query};
 
 use super::Vfs;
 use super::attr::wrong_answer;
-use crate::error::FsResult;
+use crate::error::{FsError, FsResult};
+
+const CAPABILITY: &[u8] = b"security.capability";
 
 fn check_name(name: &[u8]) -> FsResult<Vec<u8>> {
     if name.is_empty() || name.len() > XATTR_NAME_BYTES || name.contains(&0) {
@@ -18,15 +23,45 @@ fn check_name(name: &[u8]) -> FsResult<Vec<u8>> {
 }
 
 impl Vfs {
+    /// [`Vfs::getxattr`] without waiting.
+    pub fn try_getxattr(&self, ino: Ino, name: &[u8]) -> Option<FsResult<Vec<u8>>> {
+        let inode = self.inodes.find(ino)?;
+        let state = inode.state();
+        if let Some((attr, _)) = state.known.fresh(Instant::now(), self.config.ttl)
+            && !attr.xattrs
+        {
+            return Some(Err(Refusal::NoAttribute.into()));
+        }
+        if name != CAPABILITY {
+            return None;
+        }
+        let serves = !state.capability_set && state.no_capability?.elapsed() < self.config.ttl;
+        serves.then(|| Err(Refusal::NoAttribute.into()))
+    }
+
     /// A value.
     ///
     /// # Errors
     /// `NoAttribute`, `NotFound`; faults.
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> FsResult<Vec<u8>> {
-        match self.meta.query(Query::GetXattr { ino, name: check_name(name)? }).await? {
-            Answer::Value(value) => Ok(value),
-            _ => Err(wrong_answer()),
+        let asked = Instant::now();
+        match self.meta.query(Query::GetXattr { ino, name: check_name(name)? }).await {
+            Ok(Answer::Value(value)) => Ok(value),
+            Ok(_) => Err(wrong_answer()),
+            Err(e) => {
+                if name == CAPABILITY && e == FsError::Refused(Refusal::NoAttribute) {
+                    self.inodes.get(ino).state().no_capability = Some(asked);
+                }
+                Err(e)
+            }
         }
+    }
+
+    /// [`Vfs::listxattr`] without waiting.
+    pub fn try_listxattr(&self, ino: Ino) -> Option<FsResult<Vec<Vec<u8>>>> {
+        let inode = self.inodes.find(ino)?;
+        let (attr, _) = inode.state().known.fresh(Instant::now(), self.config.ttl)?;
+        (!attr.xattrs).then(|| Ok(Vec::new()))
     }
 
     /// All names.
@@ -53,6 +88,10 @@ impl Vfs {
         };
         if value.len() > XATTR_VALUE_BYTES {
             return Err(Refusal::TooLarge.into());
+        }
+        if name == CAPABILITY {
+            // Before: whoever asks meanwhile may be answered with what was.
+            self.inodes.get(ino).state().capability_set = true;
         }
         self.change_one(Op::SetXattr { ino, name: check_name(name)?, value: value.to_vec(), mode }).await?;
         Ok(())

@@ -1,10 +1,16 @@
 //! What programs may expect of one mount: names, attributes, owners, directories, data.
 
+mod acl;
 mod attributes;
+mod copy;
 mod data;
 mod directories;
+mod fallocate;
+mod locks;
 mod names;
 mod owners;
+mod seek;
+mod xattr;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -8,14 +8,11 @@ use dfs_core::limits::SLOTS_PER_STORE;
 
 use super::{StepError, command};
 use crate::machine::command::Command;
-use crate::machine::read;
+use crate::machine::{choose, read};
 use crate::service::Shared;
 
 /// Slots are made when nobody has registered for this long: stores that start together get them together.
 const SETTLE: Duration = Duration::from_millis(300);
-
-/// Slots made by one command, no more than one takes.
-const SLOTS_AT_ONCE: u32 = 1 << 16;
 
 pub(super) async fn node_states(shared: &Shared) -> Result<(), StepError> {
     let map = shared.engine.map().borrow().clone();
@@ -56,7 +53,14 @@ pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
     let have = u32::try_from(map.slots.len()).unwrap_or(u32::MAX);
     if have < want {
         tracing::info!(have, want, stores, "making slots");
-        command(shared, Command::MakeSlots { count: (want - have).min(SLOTS_AT_ONCE) }).await?;
+        let snapshot = shared.engine.snapshot();
+        let chosen = tokio::task::spawn_blocking(move || {
+            let first = read::next_slot(&*snapshot)?;
+            Ok::<_, crate::machine::Fault>(choose(&map, first, want - have))
+        });
+        if let Some(make) = chosen.await?? {
+            command(shared, make).await?;
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ pub(crate) use freeing::CONDEMN;
 
 mod cluster;
 mod freeing;
+mod locks;
 mod sessions;
 mod space;
 
@@ -42,6 +43,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
     let began = Instant::now();
     let session_end = config.session_end();
     let mut space = space::Space::new(&config.data, config.reserve_mib << 20);
+    tokio::spawn(locks::tell(shared.clone()));
     tokio::spawn(async move {
         let mut freeing = freeing::Freeing::new(began);
         let mut tick = tokio::time::interval(TICK);

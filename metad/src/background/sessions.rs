@@ -1,21 +1,112 @@
-//! Sessions that were silent for too long are ended.
+//! Sessions that were silent for too long are ended: after minutes, or as soon as they are stale and have what
+//! others want.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use dfs_core::error::Refusal;
+use dfs_core::id::SessionId;
+use dfs_core::limits::SESSION_STALE;
 
 use super::{StepError, command};
 use crate::machine::command::Command;
+use crate::machine::locks::owners;
 use crate::service::Shared;
 
 pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), StepError> {
-    for session in shared.sessions.silent(Instant::now(), after) {
-        tracing::warn!(session = session.0, silent = ?after, "ending a silent session");
+    let silent = shared.sessions.silent(Instant::now(), after);
+    for session in silent.into_iter().chain(in_the_way(shared)?) {
+        tracing::warn!(session = session.0, "ending a session that was silent for too long");
         match command(shared, Command::EndSession { session }).await {
             // Its client may have closed it at the same time.
-            Ok(_) | Err(StepError::Refused(Refusal::NoSession)) => shared.sessions.remove(session),
+            Ok(_) | Err(StepError::Refused(Refusal::NoSession)) => {
+                shared.sessions.remove(session);
+                shared.waits.freed_many();
+            }
             Err(other) => return Err(other),
         }
     }
     Ok(())
+}
+
+/// Stale sessions with locks of files where somebody else cannot have one.
+fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
+    let contended = shared.waits.take_contended();
+    let stale = shared.sessions.silent(Instant::now(), SESSION_STALE);
+    let mut found = HashSet::new();
+    if stale.is_empty() {
+        return Ok(found);
+    }
+    let snap = shared.engine.snapshot();
+    for ino in contended {
+        found.extend(
+            owners(&*snap, ino)?.into_iter().map(|owner| owner.session).filter(|session| stale.contains(session)),
+        );
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dfs_core::attr::FileKind;
+    use dfs_core::id::{Ino, LaneId, LockOwner, Seq};
+    use dfs_core::lock::{LockChange, LockKind};
+    use dfs_core::name::Name;
+    use dfs_core::op::{Commit, Create, Group, Op};
+    use dfs_core::range::ByteRange;
+    use dfs_core::time::Timestamp;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::engine::{self, EngineOptions};
+    use crate::live::nodes::Nodes;
+    use crate::live::sessions::Sessions;
+    use crate::live::waits::Waits;
+    use crate::machine::command::Reply;
+
+    #[tokio::test]
+    async fn a_stale_session_ends_when_others_want_what_it_locked_and_not_before() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("m");
+        let options = EngineOptions { dir, replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
+        let (engine, _thread) = engine::open(&options).unwrap();
+        let (sessions, waits, now) = (Sessions::default(), Waits::default(), Instant::now());
+        let nodes = Nodes::new(now, Duration::from_secs(10));
+        let shared = Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 });
+        let engine = &shared.engine;
+        let opened = engine.submit(Command::OpenSession { client: "silent".into() }).await;
+        let Ok(Ok(Reply::Session(session))) = opened else { panic!("{opened:?}") };
+        let granted = engine.submit(Command::GrantInos { session, count: 1 }).await;
+        let Ok(Ok(Reply::Inos { start: ino, .. })) = granted else { panic!("{granted:?}") };
+        let name = Name::new(b"f").unwrap();
+        let (parent, kind, target) = (Ino::ROOT, FileKind::File, Vec::new());
+        let create = Create { ino, parent, name, kind, mode: 0o644, uid: 0, gid: 0, rdev: 0, target, umask: 0 };
+        let range = ByteRange { start: 0, end: 1 };
+        let lock = LockChange { ino, owner: LockOwner(1), pid: 1, range, kind: Some(LockKind::Write) };
+        let ops = vec![Op::Create(create), Op::Lock(lock)];
+        let groups = vec![Group { time: Timestamp::default(), needs: Vec::new(), ops }];
+        let commit = Commit { session, lane: LaneId(0), seq: Seq(1), puts: Vec::new(), groups };
+        let done = engine.submit(Command::Commit(commit)).await;
+        assert!(matches!(&done, Ok(Ok(Reply::Commit(reply))) if reply.groups[0].is_ok()), "{done:?}");
+
+        let long = Duration::from_secs(600);
+        let known = |shared: &Shared| !shared.sessions.view(Instant::now()).is_empty();
+        shared.sessions.add(session, "silent".into(), now.checked_sub(SESSION_STALE).unwrap());
+        end_silent(&shared, long).await.unwrap();
+        assert!(known(&shared), "nobody wants anything of it");
+        shared.waits.refused(Ino(ino.0 + 1));
+        end_silent(&shared, long).await.unwrap();
+        assert!(known(&shared), "it has no lock of that file");
+        shared.sessions.add(session, "back".into(), Instant::now());
+        shared.waits.refused(ino);
+        end_silent(&shared, long).await.unwrap();
+        assert!(known(&shared), "it is not stale");
+        shared.sessions.add(session, "silent".into(), now.checked_sub(SESSION_STALE).unwrap());
+        shared.waits.refused(ino);
+        end_silent(&shared, long).await.unwrap();
+        assert!(!known(&shared));
+        assert!(owners(&*shared.engine.snapshot(), ino).unwrap().is_empty());
+    }
 }

@@ -10,6 +10,7 @@ mod entry;
 mod flush;
 mod home;
 mod open;
+mod room;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -31,6 +32,7 @@ use crate::machine;
 use crate::machine::command::{Command, Reply};
 
 pub use home::HomeError;
+pub use room::{Room, Share, Taken};
 
 /// Commands that wait for the writer at most; more push back on who sends them.
 const QUEUE: usize = 4096;
@@ -119,6 +121,7 @@ pub struct Engine {
     cluster: ClusterId,
     start: StartId,
     stopped: watch::Receiver<Option<Fault>>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Pending {
@@ -169,6 +172,12 @@ impl Engine {
     #[must_use]
     pub fn map(&self) -> watch::Receiver<Arc<ClusterMap>> {
         self.map.clone()
+    }
+
+    /// The bound on bytes of commands, for who brings large ones.
+    #[must_use]
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Which filesystem this is.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::engine::clock::Clock;
 use crate::engine::flush::Unflushed;
 use crate::engine::writer::Writer;
-use crate::engine::{Engine, EngineOptions, EngineThread, Fault, OpenError, QUEUE, Shared, entry, home};
+use crate::engine::{Engine, EngineOptions, EngineThread, Fault, OpenError, QUEUE, Room, Shared, entry, home};
 use crate::kv::{Kv, KvError, Overlay, RocksKv, RocksOptions, Snapshot, Table};
 use crate::log::{Log, LogOptions};
 use crate::machine::command::{Command, Entry, Place};
@@ -85,7 +85,7 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
         .name("writer".into())
         .spawn(move || writer.run(rx))
         .map_err(|e| OpenError::Fault(Fault::new(e)))?;
-    let engine = Engine { queue: queue.clone(), kv, map, shared, cluster, start, stopped };
+    let engine = Engine { queue: queue.clone(), kv, map, shared, cluster, start, stopped, room: Room::new() };
     Ok((engine, EngineThread { queue, thread }))
 }
 

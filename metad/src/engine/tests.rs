@@ -25,6 +25,7 @@ fn create(session: SessionId, seq: u64, ino: Ino) -> Command {
         name: Name::new(format!("f{seq}").as_bytes()).unwrap(),
         kind: FileKind::File,
         mode: 0o644,
+        umask: 0,
         uid: 0,
         gid: 0,
         rdev: 0,

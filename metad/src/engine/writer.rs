@@ -274,6 +274,9 @@ fn frees_space(command: &Command) -> bool {
     commit.groups.iter().flat_map(|g| &g.ops).all(|op| match op {
         Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } | Op::Atime { .. } => true,
         Op::SetAttr { set: SetAttr { size, .. }, .. } => size.is_some(),
+        Op::Space(space) => space.hole.is_some(),
+        // Giving locks up must always work.
+        Op::Lock(change) => change.kind.is_none(),
         _ => false,
     })
 }

@@ -21,6 +21,7 @@ use crate::schema::{Fault, Record, cluster, corrupt, get};
 
 mod chunks;
 mod inodes;
+mod locks;
 mod rows;
 
 use rows::Rows;
@@ -98,6 +99,7 @@ pub(super) fn check_in_windows(snap: &dyn Snapshot, window: usize) -> Result<Rep
     check.clean()?;
     check.reap()?;
     check.sessions()?;
+    check.locks()?;
     check.counters()?;
     Ok(check.report)
 }
@@ -222,10 +224,11 @@ impl Check<'_> {
 
     fn sessions(&mut self) -> Result<(), Fault> {
         self.rows(Table::Session, |check, key, value| {
-            keys::parse_session(key).ok_or_else(|| corrupt(Table::Session, key, "not a key"))?;
+            let session = keys::parse_session(key).ok_or_else(|| corrupt(Table::Session, key, "not a key"))?;
             SessionRow::from_value(key, value)?;
             check.report.sessions += 1;
             check.count(Counter::Sessions, 1);
+            check.count(Counter::Locks(session), 0);
             Ok(())
         })?;
         self.rows(Table::Lane, |check, key, value| {

@@ -6,7 +6,9 @@
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::NodeState;
-use dfs_core::id::{ClusterId, Ino, LogIndex, NodeId, OrderNo, SessionId, SlotId, StartCounter, StartId, StoreId};
+use dfs_core::id::{
+    ClusterId, Ino, LogIndex, LossNo, NodeId, OrderNo, SessionId, SlotId, StartCounter, StartId, StoreId,
+};
 use dfs_core::op::{Commit, CommitReply};
 use dfs_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -99,15 +101,20 @@ pub enum Command {
         /// To what.
         state: NodeState,
     },
-    /// Makes this many more slots over all stores that are not draining, retired or down.
+    /// Makes more slots.
     MakeSlots {
-        /// How many.
-        count: u32,
+        /// The number of the first; it must be the next that is free.
+        first: SlotId,
+        /// The members of each: on different nodes, no more than a slot should have.
+        members: Vec<Vec<StoreId>>,
     },
-    /// Notes that a member lacks chunks that it should have (lost files, scrub).
+    /// Notes that a member lacks chunks that it should have (lost files, scrub, a reader that saw damage).
     AddMissed {
         /// Which store.
         store: StoreId,
+        /// The number of the loss, when the store itself says that the chunks are absent there. `None`: a reader's
+        /// word, which the store may not have heard yet.
+        loss: Option<LossNo>,
         /// Which chunks; unknown ones and slots it is no member of are passed over.
         chunks: Vec<(SlotId, ChunkId)>,
     },
@@ -117,15 +124,29 @@ pub enum Command {
         store: StoreId,
         /// Its start counter when it got them; another than the registered one is passed over.
         start: StartCounter,
-        /// Which chunks, with the orders it had carried out then: an answer below the floor or below the
-        /// chunk's tombstone does not count.
-        chunks: Vec<(SlotId, ChunkId, OrderNo)>,
+        /// The entry up to which it had heard what it lacks when it looked.
+        as_of: LogIndex,
+        /// Which chunks.
+        chunks: Vec<Got>,
     },
     /// Nodes may delete for this metad again: raises the incarnation above this.
     Trust {
         /// The highest that any node remembers.
         above: u32,
     },
+}
+
+/// A chunk that a store has got: the same numbers as in the answer to a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Got {
+    /// Its slot.
+    pub slot: SlotId,
+    /// Which.
+    pub id: ChunkId,
+    /// Orders carried out: below the floor or below the chunk's tombstone it does not count.
+    pub orders: OrderNo,
+    /// Losses found: below that of the missed row it does not count.
+    pub losses: LossNo,
 }
 
 /// What a node says of itself when it comes.

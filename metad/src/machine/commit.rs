@@ -1,7 +1,7 @@
 //! The one door for mutations: lanes, puts, groups.
 
 use dfs_core::error::Refusal;
-use dfs_core::id::Seq;
+use dfs_core::id::{Seq, SessionId};
 use dfs_core::limits::{GROUPS, LANES, OPS, PUTS};
 use dfs_core::op::{Commit, CommitReply, Group, OpReply};
 
@@ -38,7 +38,7 @@ pub(super) fn commit(txn: &mut Txn<'_, '_>, commit: &Commit) -> Res<Reply> {
     txn.accept_group();
     let mut groups: Vec<Result<Vec<OpReply>, Refusal>> = Vec::with_capacity(commit.groups.len());
     for group in &commit.groups {
-        let outcome = one(txn, group, &groups, &session, &brought)?;
+        let outcome = one(txn, group, &groups, (commit.session, &session), &brought)?;
         groups.push(outcome);
     }
     let reply = CommitReply { puts: verdicts, groups };
@@ -51,7 +51,7 @@ fn one(
     txn: &mut Txn<'_, '_>,
     group: &Group,
     before: &[Result<Vec<OpReply>, Refusal>],
-    session: &SessionRow,
+    (session_id, session): (SessionId, &SessionRow),
     brought: &Brought,
 ) -> Res<Result<Vec<OpReply>, Refusal>> {
     for need in &group.needs {
@@ -62,7 +62,7 @@ fn one(
         }
     }
     let savepoint = txn.begin_group();
-    let call = ops::Call { time: group.time, session, brought };
+    let call = ops::Call { time: group.time, session_id, session, brought };
     let replies: Res<Vec<OpReply>> = group.ops.iter().map(|op| ops::run(txn, &call, op)).collect();
     match replies {
         Ok(replies) => {

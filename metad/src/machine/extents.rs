@@ -74,6 +74,18 @@ impl Txn<'_, '_> {
         Ok(())
     }
 
+    /// As much of `range` from its start as touches at most `most` extents, with these; at least one byte.
+    pub(super) fn reach(&self, ino: Ino, range: ByteRange, most: usize) -> Res<(ByteRange, Vec<Extent>)> {
+        if most == 0 {
+            return Err(dfs_core::error::Refusal::TooManyExtents.into());
+        }
+        let mut hit = overlapping(self.snap(), ino, range, most + 1)?;
+        // The one too many begins after the others.
+        let end = hit.get(most).map_or(range.end, |e| e.range.start);
+        hit.truncate(most);
+        Ok((ByteRange { start: range.start, end }, hit))
+    }
+
     /// Puts an extent over whatever was there.
     pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) -> Res<()> {
         self.punch(ino, row, e.range)?;
@@ -123,7 +135,7 @@ impl Txn<'_, '_> {
     }
 
     /// A cut that is complete but in many pieces, or in very many, wants merging. Looks at the rows next to `e` only.
-    fn look_at_cut(&mut self, ino: Ino, row: &InodeRow, e: &Extent) -> Res<()> {
+    pub(super) fn look_at_cut(&mut self, ino: Ino, row: &InodeRow, e: &Extent) -> Res<()> {
         let cut = e.range.start / CHUNK_BYTES;
         let start = cut * CHUNK_BYTES;
         let cuts = row.size.max(e.range.end).div_ceil(CHUNK_BYTES);

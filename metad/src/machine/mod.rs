@@ -21,6 +21,7 @@ mod chunks;
 pub mod command;
 mod commit;
 mod extents;
+pub mod locks;
 mod ops;
 mod puts;
 mod query;
@@ -31,6 +32,7 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
+pub use ops::slot::choose;
 pub use query::query;
 pub use touched::touched;
 
@@ -115,8 +117,8 @@ fn run(txn: &mut Txn<'_, '_>, command: &Command) -> Result<Reply, Stop> {
         Command::DropTombstones { up_to, limit } => ops::condemn::drop_tombstones(txn, *up_to, *limit),
         Command::RegisterNode(node) => ops::node::register(txn, node),
         Command::SetNodeState { node, state } => ops::node::set_state(txn, *node, *state),
-        Command::MakeSlots { count } => ops::slot::make(txn, *count),
-        Command::AddMissed { store, chunks } => ops::missed::add(txn, *store, chunks),
-        Command::MissedDone { store, start, chunks } => ops::missed::done(txn, *store, *start, chunks),
+        Command::MakeSlots { first, members } => ops::slot::make(txn, *first, members),
+        Command::AddMissed { store, loss, chunks } => ops::missed::add(txn, *store, *loss, chunks),
+        Command::MissedDone { store, start, as_of, chunks } => ops::missed::done(txn, *store, *start, *as_of, chunks),
     }
 }

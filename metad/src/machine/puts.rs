@@ -10,14 +10,13 @@ use std::collections::BTreeMap;
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::Slot;
 use dfs_core::error::Refusal;
-use dfs_core::id::{OrderNo, SlotId, StoreId};
+use dfs_core::id::{LogIndex, LossNo, OrderNo, SlotId, StoreId};
 use dfs_core::limits::CHUNK_BYTES;
 use dfs_core::op::{Ack, Put, PutVerdict};
 
-use crate::kv::Table;
 use crate::machine::txn::{Res, Txn};
-use crate::schema::chunk::{ByIdRow, ChunkRow, TombstoneRow, nothing};
-use crate::schema::keys::{self, Counter};
+use crate::schema::chunk::{ByIdRow, ChunkRow, MissedRow, TombstoneRow};
+use crate::schema::keys;
 
 /// Answers to one put, at most.
 const ACKS: usize = 64;
@@ -47,9 +46,9 @@ pub(super) fn enter(txn: &mut Txn<'_, '_>, puts: &[Put]) -> Res<(Vec<PutVerdict>
     if puts.is_empty() {
         return Ok((verdicts, brought));
     }
-    let floor = txn.orders()?.floor;
+    let mut bounds = Bounds { floor: txn.orders()?.floor, losses: BTreeMap::new() };
     for put in puts {
-        let verdict = one(txn, put, floor)?;
+        let verdict = one(txn, put, &mut bounds)?;
         let stands = match verdict {
             PutVerdict::Accepted(chunk) => Some(chunk),
             _ => None,
@@ -62,7 +61,26 @@ pub(super) fn enter(txn: &mut Txn<'_, '_>, puts: &[Put]) -> Res<(Vec<PutVerdict>
     Ok((verdicts, brought))
 }
 
-fn one(txn: &mut Txn<'_, '_>, put: &Put, floor: OrderNo) -> Res<PutVerdict> {
+/// Below what answers do not count, whatever the chunk; the same for all puts of a commit.
+#[derive(Debug)]
+struct Bounds {
+    floor: OrderNo,
+    /// The last loss that each store has told, as far as that was looked up.
+    losses: BTreeMap<StoreId, LossNo>,
+}
+
+impl Bounds {
+    fn losses(&mut self, txn: &Txn<'_, '_>, store: StoreId) -> Res<LossNo> {
+        if let Some(known) = self.losses.get(&store) {
+            return Ok(*known);
+        }
+        let losses = txn.losses(store)?;
+        self.losses.insert(store, losses);
+        Ok(losses)
+    }
+}
+
+fn one(txn: &mut Txn<'_, '_>, put: &Put, bounds: &mut Bounds) -> Res<PutVerdict> {
     let ChunkRef { id, len, slot } = put.chunk;
     if len == 0 || u64::from(len) > CHUNK_BYTES || put.acks.len() > ACKS {
         return Err(Refusal::Invalid.into());
@@ -74,8 +92,8 @@ fn one(txn: &mut Txn<'_, '_>, put: &Put, floor: OrderNo) -> Res<PutVerdict> {
         return Err(Refusal::Invalid.into());
     }
     let tombstone = txn.get::<TombstoneRow>(&keys::tombstone(slot, id))?;
-    let oldest = tombstone.map_or(floor, |t| t.order.max(floor));
-    let copies = judge(txn, members, put, row, oldest)?;
+    let oldest = tombstone.map_or(bounds.floor, |t| t.order.max(bounds.floor));
+    let copies = judge(txn, members, put, row, oldest, bounds)?;
     let needed = map.copies_needed(members);
     let enough = copies.have.len() >= needed;
 
@@ -111,31 +129,44 @@ struct Copies {
     have: Vec<StoreId>,
     /// Members of `have` whose missed row goes.
     cured: Vec<StoreId>,
-    /// The other members.
-    lack: Vec<StoreId>,
+    /// The other members, each with its losses so far.
+    lack: Vec<(StoreId, LossNo)>,
     /// How many of the others answered, but too long ago.
     too_old: usize,
 }
 
-fn judge(txn: &Txn<'_, '_>, members: &Slot, put: &Put, row: Option<ChunkRow>, oldest: OrderNo) -> Res<Copies> {
+fn judge(
+    txn: &Txn<'_, '_>,
+    members: &Slot,
+    put: &Put,
+    row: Option<ChunkRow>,
+    oldest: OrderNo,
+    bounds: &mut Bounds,
+) -> Res<Copies> {
     let mut copies = Copies::default();
     for member in &members.members {
         let store = member.store;
-        let mut answers = put.acks.iter().filter(|a| a.store == store).peekable();
+        // Only a chunk with a row can have a missed row.
+        let missed = if row.is_some() { txn.missed(store, put.chunk.slot, put.chunk.id)? } else { None };
+        // A loss of a chunk without a row is noted for the store alone.
+        let losses = match missed {
+            Some(missed) => missed.losses,
+            None => bounds.losses(txn, store)?,
+        };
+        // What a reader doubts takes a look by the store: asking it again changes nothing.
+        let doubted = missed.is_some_and(|m| m.doubted > LogIndex(0));
+        let mut answers = put.acks.iter().filter(|a| a.store == store && !doubted).peekable();
         let answered = answers.peek().is_some();
         let started = txn.map.stores.get(&store).map(|s| s.start);
-        let counts = answers.any(|a: &Ack| Some(a.start) == started && a.orders >= oldest);
-        // Only a chunk with a row can have a missed row.
-        let misses = row.is_some()
-            && txn.snap().get(Table::Missed, &keys::missed(store, put.chunk.slot, put.chunk.id))?.is_some();
-        let has = row.is_some() && member.full && !misses;
+        let counts = answers.any(|a: &Ack| Some(a.start) == started && a.orders >= oldest && a.losses >= losses);
+        let has = row.is_some() && member.full && missed.is_none();
         if counts || has {
             copies.have.push(store);
-            if misses {
+            if missed.is_some() {
                 copies.cured.push(store);
             }
         } else {
-            copies.lack.push(store);
+            copies.lack.push((store, losses));
             copies.too_old += usize::from(answered);
         }
     }
@@ -146,14 +177,13 @@ fn judge(txn: &Txn<'_, '_>, members: &Slot, put: &Put, row: Option<ChunkRow>, ol
 fn enter_row(txn: &mut Txn<'_, '_>, chunk: &ChunkRef, row: Option<ChunkRow>, copies: &Copies) {
     if row.is_none() {
         txn.enter_chunk(chunk);
-        for store in &copies.lack {
-            txn.kv.put(Table::Missed, keys::missed(*store, chunk.slot, chunk.id), nothing());
-            txn.count(Counter::Missed(*store), 1);
+        for (store, losses) in &copies.lack {
+            let missed = MissedRow { losses: *losses, ..MissedRow::default() };
+            txn.add_missed(*store, chunk.slot, chunk.id, &missed);
         }
     }
     for store in &copies.cured {
-        txn.kv.delete(Table::Missed, keys::missed(*store, chunk.slot, chunk.id));
-        txn.count(Counter::Missed(*store), -1);
+        txn.drop_missed(*store, chunk.slot, chunk.id);
     }
 }
 
@@ -166,7 +196,7 @@ fn is_whole(txn: &mut Txn<'_, '_>, slot: SlotId, id: ChunkId) -> Res<bool> {
     }
     let mut good = 0;
     for member in members.members.iter().filter(|m| m.full && map.is_reachable(m.store)) {
-        good += usize::from(txn.snap().get(Table::Missed, &keys::missed(member.store, slot, id))?.is_none());
+        good += usize::from(txn.missed(member.store, slot, id)?.is_none());
     }
     Ok(good >= map.copies_needed(members))
 }

@@ -12,6 +12,7 @@ use dfs_core::range::ByteRange;
 
 use crate::kv::{Snapshot, Table};
 use crate::machine::extents::overlapping;
+use crate::machine::locks::in_the_way;
 use crate::machine::read;
 use crate::machine::txn::{Res, Stop};
 use crate::schema::chunk::{ByIdRow, ChunkRow};
@@ -49,6 +50,10 @@ fn answer(snap: &dyn Snapshot, query: &Query) -> Res<Answer> {
         Query::StatFs => {
             let inodes = read::counters(snap)?.inodes;
             Ok(Answer::StatFs(StatFs { total_bytes: 0, free_bytes: 0, inodes }))
+        }
+        Query::GetLock { ino, session, owner, range, kind } => {
+            inode(snap, *ino)?;
+            Ok(Answer::Lock(in_the_way(snap, *ino, (*session, *owner), *range, *kind)?))
         }
         Query::FindChunk { id } => {
             let Some(known) = get::<ByIdRow>(snap, &id.0)? else { return Ok(Answer::Chunk(None)) };

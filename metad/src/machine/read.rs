@@ -3,7 +3,7 @@
 //! page shorter than its limit is the last one.
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
-use dfs_core::id::{Ino, LogIndex, OrderNo, SessionId, SlotId, StartId, StoreId};
+use dfs_core::id::{Ino, LogIndex, LossNo, OrderNo, SessionId, SlotId, StartId, StoreId};
 use dfs_core::limits::SESSIONS;
 use dfs_core::op::{Commit, CommitReply};
 
@@ -13,7 +13,7 @@ pub use crate::schema::inode::InodeRow;
 use crate::schema::inode::OrphanRow;
 pub use crate::schema::keys::Reap;
 use crate::schema::keys::{self, Counter};
-use crate::schema::meta::CountRow;
+use crate::schema::meta::{ClusterRow, CountRow};
 pub use crate::schema::meta::{FormatRow, OrdersRow, StartRow};
 use crate::schema::session::LaneRow;
 pub use crate::schema::session::SessionRow;
@@ -150,6 +150,22 @@ pub fn counters(snap: &dyn Snapshot) -> Result<Counters, Fault> {
 /// A fault of the store.
 pub fn missed_count(snap: &dyn Snapshot, store: StoreId) -> Result<u64, Fault> {
     count(snap, Counter::Missed(store))
+}
+
+/// The highest number of a loss that a store has told.
+///
+/// # Errors
+/// A fault of the store.
+pub fn losses(snap: &dyn Snapshot, store: StoreId) -> Result<LossNo, Fault> {
+    count(snap, Counter::Losses(store)).map(LossNo)
+}
+
+/// The number that the next slot will have.
+///
+/// # Errors
+/// A fault of the store.
+pub fn next_slot(snap: &dyn Snapshot) -> Result<SlotId, Fault> {
+    Ok(SlotId(get::<ClusterRow>(snap, keys::CLUSTER)?.map_or(0, |row| row.next_slot)))
 }
 
 /// All sessions; there are at most [`SESSIONS`].

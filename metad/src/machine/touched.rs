@@ -38,6 +38,13 @@ fn of_commit(commit: &Commit, into: &mut Vec<(Table, Vec<u8>)>) {
             | Op::RemoveXattr { ino, .. }
             | Op::Move { ino, .. } => (*ino, None),
             Op::Write(w) => (w.ino, None),
+            Op::Clone(c) => {
+                into.push((Table::Inode, keys::inode(c.src).to_vec()));
+                (c.dst, None)
+            }
+            Op::Space(s) => (s.ino, None),
+            Op::Lock(l) => (l.ino, None),
+            Op::SetAcl(s) => (s.ino, None),
         };
         into.push((Table::Inode, keys::inode(inode).to_vec()));
         into.extend(name.map(|(parent, name)| (Table::Dentry, keys::dentry(parent, name))));

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use dfs_core::attr::FileKind;
+use dfs_core::chunk::ChunkId;
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
-use dfs_core::id::{Ino, SessionId};
+use dfs_core::id::{Ino, LossNo, SessionId, SlotId, StoreId};
 use dfs_core::limits::GROUP_EXTENTS;
 use dfs_core::name::Name;
 use dfs_core::time::Timestamp;
@@ -14,7 +15,7 @@ use dfs_core::time::Timestamp;
 use crate::kv::{KvError, Overlay, Savepoint, Snapshot, Table};
 use crate::machine::chunks::Book;
 use crate::machine::command::Place;
-use crate::schema::chunk::nothing;
+use crate::schema::chunk::{MissedRow, nothing};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow};
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::meta::{ClusterRow, CountRow, OrdersRow};
@@ -148,8 +149,37 @@ impl<'a, 'b> Txn<'a, 'b> {
         *self.group_counts.entry(counter).or_default() += by;
     }
 
+    /// What a counter says at this point of the entry.
+    pub(super) fn counted(&self, counter: Counter) -> Result<u64, Fault> {
+        let row = self.get::<CountRow>(&keys::counter(counter))?.unwrap_or_default();
+        let sum = |counts: &Counts| counts.get(&counter).copied().unwrap_or(0);
+        Ok(row.0.saturating_add_signed(sum(&self.counts) + sum(&self.group_counts)))
+    }
+
     pub(super) fn orders(&self) -> Result<OrdersRow, Fault> {
         self.get(keys::ORDERS)?.ok_or_else(|| corrupt(Table::Meta, keys::ORDERS, "the row is missing"))
+    }
+
+    /// The highest number of a loss that a store has told.
+    pub(super) fn losses(&self, store: StoreId) -> Result<LossNo, Fault> {
+        Ok(LossNo(self.get::<CountRow>(&keys::counter(Counter::Losses(store)))?.unwrap_or_default().0))
+    }
+
+    /// Whether and since when a member lacks a chunk.
+    pub(super) fn missed(&self, store: StoreId, slot: SlotId, id: ChunkId) -> Result<Option<MissedRow>, Fault> {
+        self.get(&keys::missed(store, slot, id))
+    }
+
+    /// A member lacks a chunk: one row more.
+    pub(super) fn add_missed(&mut self, store: StoreId, slot: SlotId, id: ChunkId, row: &MissedRow) {
+        self.put(keys::missed(store, slot, id), row);
+        self.count(Counter::Missed(store), 1);
+    }
+
+    /// A member has a chunk again: one row less.
+    pub(super) fn drop_missed(&mut self, store: StoreId, slot: SlotId, id: ChunkId) {
+        self.kv.delete(Table::Missed, keys::missed(store, slot, id));
+        self.count(Counter::Missed(store), -1);
     }
 
     pub(super) fn cluster_row(&self) -> Result<ClusterRow, Fault> {

@@ -1,6 +1,6 @@
 //! Chunks, where equal ones are, and what was condemned.
 
-use dfs_core::id::{OrderNo, SlotId, StoreId};
+use dfs_core::id::{LogIndex, LossNo, OrderNo, SlotId, StoreId};
 use serde::{Deserialize, Serialize};
 
 use crate::schema::record::record;
@@ -41,6 +41,18 @@ pub struct TombstoneRow {
 }
 
 record!(TombstoneRow, Tombstone);
+
+/// A member lacks a chunk, or has it damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedRow {
+    /// An answer of the store with a lower number may be about the copy that was lost: it does not count.
+    pub losses: LossNo,
+    /// The last entry that brought a reader's word; 0 if none did. As long as the store has not looked at the chunk
+    /// after that, no answer counts: it may not know that its copy is damaged.
+    pub doubted: LogIndex,
+}
+
+record!(MissedRow, Missed);
 
 /// The value of rows whose key says all.
 #[must_use]

@@ -72,6 +72,7 @@ impl InodeRow {
             rdev: self.rdev,
             change: self.change,
             data: self.data,
+            xattrs: self.xattr_bytes > 0,
         }
     }
 }

@@ -18,8 +18,11 @@
 //! | reap | due, 1, slot, chunk id: a chunk without references | 45 |
 //! | session | session | 8 |
 //! | lane | session, lane | 10 |
+//! | lock | 0, ino, session, owner: what the owner has locked | 25 |
+//! | lock | 1, session, ino, owner: the same by session, no value | 25 |
 //! | counter | what | 1 |
 //! | counter | what, store | 17 |
+//! | counter | what, session | 9 |
 //! | meta | a word | |
 //! | node, store | id | 16 |
 //! | slot | slot | 4 |
@@ -29,7 +32,7 @@
 //! is the offset in the file divided by 64 MiB.
 
 use dfs_core::chunk::ChunkId;
-use dfs_core::id::{Ino, LaneId, NodeId, OrderNo, SessionId, SlotId, StartId, StoreId};
+use dfs_core::id::{Ino, LaneId, LockOwner, NodeId, OrderNo, SessionId, SlotId, StartId, StoreId};
 use dfs_core::name::Name;
 
 /// Settings of the filesystem, in the meta table.
@@ -271,6 +274,49 @@ pub fn parse_lane(key: &[u8]) -> Option<(SessionId, LaneId)> {
     Some((SessionId(u64_at(key, 0)?), LaneId(u16::from_be_bytes(key[8..].try_into().ok()?))))
 }
 
+/// Prefix of the lock rows by inode.
+pub const LOCK_BY_INODE: u8 = 0;
+/// Prefix of the lock rows by session.
+pub const LOCK_BY_SESSION: u8 = 1;
+
+/// Of what an owner has locked of a file.
+#[must_use]
+pub fn lock(ino: Ino, session: SessionId, owner: LockOwner) -> [u8; 25] {
+    join(&[&[LOCK_BY_INODE], &ino.0.to_be_bytes(), &session.0.to_be_bytes(), &owner.0.to_be_bytes()])
+}
+
+/// Prefix of all locks of a file.
+#[must_use]
+pub fn locks_of(ino: Ino) -> [u8; 9] {
+    join(&[&[LOCK_BY_INODE], &ino.0.to_be_bytes()])
+}
+
+/// The file, the session and the owner.
+#[must_use]
+pub fn parse_lock(key: &[u8]) -> Option<(Ino, SessionId, LockOwner)> {
+    (key.len() == 25 && key[0] == LOCK_BY_INODE).then_some(())?;
+    Some((Ino(u64_at(key, 1)?), SessionId(u64_at(key, 9)?), LockOwner(u64_at(key, 17)?)))
+}
+
+/// Of the same by session.
+#[must_use]
+pub fn session_lock(session: SessionId, ino: Ino, owner: LockOwner) -> [u8; 25] {
+    join(&[&[LOCK_BY_SESSION], &session.0.to_be_bytes(), &ino.0.to_be_bytes(), &owner.0.to_be_bytes()])
+}
+
+/// Prefix of all locks of a session.
+#[must_use]
+pub fn session_locks(session: SessionId) -> [u8; 9] {
+    join(&[&[LOCK_BY_SESSION], &session.0.to_be_bytes()])
+}
+
+/// The session, the file and the owner.
+#[must_use]
+pub fn parse_session_lock(key: &[u8]) -> Option<(SessionId, Ino, LockOwner)> {
+    (key.len() == 25 && key[0] == LOCK_BY_SESSION).then_some(())?;
+    Some((SessionId(u64_at(key, 1)?), Ino(u64_at(key, 9)?), LockOwner(u64_at(key, 17)?)))
+}
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
@@ -290,6 +336,10 @@ pub enum Counter {
     Tombstones,
     /// Chunks that a store lacks.
     Missed(StoreId),
+    /// Locks that a session has; ranges count one by one.
+    Locks(SessionId),
+    /// The highest number of a loss that a store has told.
+    Losses(StoreId),
 }
 
 /// Of a counter.
@@ -304,6 +354,8 @@ pub fn counter(counter: Counter) -> Vec<u8> {
         Counter::NextIno => vec![5],
         Counter::Tombstones => vec![6],
         Counter::Missed(store) => join::<17>(&[&[7], &store.to_bytes()]).to_vec(),
+        Counter::Locks(session) => join::<9>(&[&[8], &session.0.to_be_bytes()]).to_vec(),
+        Counter::Losses(store) => join::<17>(&[&[9], &store.to_bytes()]).to_vec(),
     }
 }
 

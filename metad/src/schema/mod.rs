@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod extent;
 pub mod inode;
 pub mod keys;
+pub mod lock;
 pub mod meta;
 pub mod record;
 pub mod session;

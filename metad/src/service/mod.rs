@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::engine::{Engine, Fault};
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
+use crate::live::waits::Waits;
 use crate::machine::read;
 
 /// What every request looks at.
@@ -27,6 +28,8 @@ pub struct Shared {
     pub sessions: Sessions,
     /// Which nodes were heard.
     pub nodes: Nodes,
+    /// Who waits for a lock.
+    pub waits: Waits,
     /// Turns true when metad shuts down: streams end themselves.
     pub shutdown: watch::Receiver<bool>,
 }

@@ -3,16 +3,16 @@
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::NodeState;
 use dfs_core::error::Refusal;
-use dfs_core::id::{Epoch, LogIndex, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
+use dfs_core::id::{Epoch, LogIndex, LossNo, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
 use dfs_core::limits::{LABEL_BYTES, LIST_CHUNKS, STORES_PER_NODE};
 use dfs_proto::v1::nodes_server::Nodes;
-use dfs_proto::{PROTOCOL, v1};
+use dfs_proto::{Message, PROTOCOL, v1};
 use tonic::{Request, Response, Status};
 
 use crate::background::CONDEMN;
 use crate::kv::Snapshot;
 use crate::live::nodes::StoreSays;
-use crate::machine::command::{Command, RegisterNode, RegisterStore, Reply};
+use crate::machine::command::{Command, Got, RegisterNode, RegisterStore, Reply};
 use crate::machine::{Fault, read};
 use crate::service::meta::{after_id, blocking, limit};
 use crate::service::{Service, fault, now};
@@ -47,6 +47,12 @@ impl Nodes for Service {
             Ok(other) => return Err(fault(format!("unexpected reply {other:?}"))),
             Err(refused) => return Err(refusal(&refused)),
         };
+        let snapshot = shared.engine.snapshot();
+        let losses: Vec<u64> = says
+            .iter()
+            .map(|s| read::losses(&*snapshot, s.store).map(|l| l.0))
+            .collect::<Result<_, _>>()
+            .map_err(fault)?;
         shared.nodes.registered(node, now());
         shared.nodes.heard(node, &says, now());
         self.bring_up(node).await?;
@@ -57,6 +63,7 @@ impl Nodes for Service {
             start_id: shared.engine.start_id().to_bytes().to_vec(),
             suspect: suspect.into_iter().map(|s| s.to_bytes().to_vec()).collect(),
             untrusted,
+            losses,
         }))
     }
 
@@ -119,14 +126,17 @@ impl Nodes for Service {
         let after = after_id(&request.after_id)?;
         let limit = limit(request.limit)?;
         let after = after.map(|id| (SlotId(request.after_slot), id));
+        // Before the snapshot: the list has what these entries did.
+        let as_of = self.0.engine.applied().0;
         let snapshot = self.0.engine.snapshot();
         let chunks = blocking(move || read::missed(&*snapshot, store, after, limit)).await?.map_err(fault)?;
         let end = chunks.len() < limit;
-        Ok(Response::new(v1::MissedResponse { chunks: chunks.into_iter().map(Into::into).collect(), end }))
+        Ok(Response::new(v1::MissedResponse { chunks: chunks.into_iter().map(Into::into).collect(), end, as_of }))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
+        let _room = self.0.engine.room().take(request.encoded_len()).await;
         let store = store_id(&request.store)?;
         if request.got.len() + request.lost.len() > LIST_CHUNKS as usize {
             return Err(bad("too many chunks in one report"));
@@ -135,10 +145,11 @@ impl Nodes for Service {
             let got = |g: v1::GotChunk| {
                 let chunk = ChunkRef::try_from(g.chunk?).ok()?;
                 let orders = g.orders.map(OrderNo::try_from).and_then(Result::ok).unwrap_or_default();
-                Some((chunk.slot, chunk.id, orders))
+                Some(Got { slot: chunk.slot, id: chunk.id, orders, losses: LossNo(g.losses) })
             };
             let chunks = request.got.into_iter().map(got).collect::<Option<Vec<_>>>().ok_or_else(|| bad("chunk"))?;
-            let command = Command::MissedDone { store, start: StartCounter(request.start), chunks };
+            let (start, as_of) = (StartCounter(request.start), LogIndex(request.as_of));
+            let command = Command::MissedDone { store, start, as_of, chunks };
             self.done(command).await?;
         }
         if !request.lost.is_empty() {
@@ -148,7 +159,7 @@ impl Nodes for Service {
                 .map(|c| ChunkRef::try_from(c).map(|c| (c.slot, c.id)).map_err(|e| bad(&e.to_string())))
                 .collect::<Result<_, _>>()?;
             tracing::warn!(%store, chunks = chunks.len(), "a store lacks chunks that it should have");
-            self.done(Command::AddMissed { store, chunks }).await?;
+            self.done(Command::AddMissed { store, loss: request.loss.map(LossNo), chunks }).await?;
         }
         Ok(Response::new(v1::ReportResponse {}))
     }

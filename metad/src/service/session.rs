@@ -7,14 +7,16 @@ use std::time::Duration;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, Ino, SessionId};
 use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS};
-use dfs_core::op::Commit;
+use dfs_core::lock::{LockChange, LockKind};
+use dfs_core::op::{Commit, Op};
 use dfs_core::query::{Answer, Query};
 use dfs_proto::{Malformed, Message, PROTOCOL, v1};
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
-use crate::engine::{Fault, Outcome};
+use crate::engine::{Fault, Outcome, Share, Taken};
+use crate::live::waits::Wanted;
 use crate::machine::command::{Command, Reply};
 use crate::metrics;
 use crate::service::{Shared, fault, now};
@@ -34,10 +36,10 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) type ResponseStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
-/// What goes out. Unbounded, but never longer than the calls in flight, the greeting and one pulse: a client that does
-/// not read gets no more of them.
+/// What goes out. Unbounded, but never longer than the calls in flight, those that wait for locks, the greeting and one
+/// pulse: a client that does not read gets no more of them.
 enum Out {
-    Done { id: u64, outcome: Result<Result<Done, Refusal>, Fault>, _permit: OwnedSemaphorePermit },
+    Done { id: u64, outcome: Result<Result<Done, Refusal>, Fault>, _permit: Option<OwnedSemaphorePermit> },
     Pulse { message: Box<v1::SessionResponse>, _permit: Option<OwnedSemaphorePermit> },
     End(Status),
 }
@@ -45,6 +47,7 @@ enum Out {
 enum Done {
     Reply(Reply),
     Answer(Answer),
+    LockFree,
 }
 
 /// Reads the hello, opens or resumes the session, and serves it until the stream ends.
@@ -70,7 +73,8 @@ pub(super) async fn serve(
     let greeting = v1::SessionResponse { welcome: Some(welcome), loads, ..Default::default() };
     drop(out.send(Out::Pulse { message: Box::new(greeting), _permit: None }));
     let gate = Arc::new(Semaphore::new(IN_FLIGHT as usize));
-    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, pulses: Arc::new(Semaphore::new(1)) };
+    let (share, pulses) = (shared.engine.room().share(), Arc::new(Semaphore::new(1)));
+    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, share, pulses };
     tokio::spawn(serving.run(first, requests));
     Ok(Box::pin(responses(results)))
 }
@@ -116,6 +120,7 @@ async fn open_new(shared: Arc<Shared>, client: String) -> Result<(SessionId, boo
 enum Parsed {
     Command(Command),
     Query(Query),
+    Wait(Wanted),
 }
 
 fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
@@ -130,6 +135,11 @@ fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
         }
         Some(v1::call::Body::GrantInos(_)) => Err(Malformed { what: "the number of inode numbers asked for" }),
         Some(v1::call::Body::Query(query)) => Ok(Parsed::Query(Query::try_from(query)?)),
+        Some(v1::call::Body::WaitLock(lock)) => {
+            let LockChange { ino, owner, range, kind, .. } = lock.try_into()?;
+            let kind = kind.ok_or(Malformed { what: "a wait for no lock" })?;
+            Ok(Parsed::Wait(Wanted { session, owner, ino, range, kind }))
+        }
         None => Err(Malformed { what: "a call without a body" }),
     }
 }
@@ -141,6 +151,8 @@ struct Serving {
     epoch: Epoch,
     out: mpsc::UnboundedSender<Out>,
     gate: Arc<Semaphore>,
+    /// Bounds the bytes of its commands; `gate` bounds the number of calls.
+    share: Share,
     /// Whether a pulse still waits to be read.
     pulses: Arc<Semaphore>,
 }
@@ -189,19 +201,23 @@ impl Serving {
         if !self.shared.sessions.heard(self.session, self.stream, now()) {
             return Err(Some(not_served()));
         }
-        if request.calls.len() > CALLS || request.not_held.len() > NOT_HELD {
+        if request.calls.len() > CALLS || request.not_held.len() > NOT_HELD || request.cancel.len() > CALLS {
             return Err(Some(Status::invalid_argument("too many calls in one message")));
         }
         self.epoch = self.epoch.max(Epoch(request.epoch));
         if !request.not_held.is_empty() {
+            let room = self.share.take(request.not_held.len() * size_of::<Ino>()).await;
             let inos = request.not_held.into_iter().map(Ino).collect();
             let command = Command::NotHeld { session: self.session, inos };
             // Not answered: what gets lost is asked again.
-            let ignore = Box::new(|_: Outcome| ());
+            let ignore = Box::new(move |_: Outcome| drop(room));
             self.shared.engine.submit_with(command, ignore).await.map_err(|e| Some(fault(e)))?;
         }
         for call in request.calls {
             self.call(call).await?;
+        }
+        for id in request.cancel {
+            self.shared.waits.cancel((self.stream, id));
         }
         if request.close {
             self.close().await;
@@ -214,6 +230,7 @@ impl Serving {
         match self.shared.engine.submit(Command::EndSession { session: self.session }).await {
             Ok(_) => {
                 self.shared.sessions.remove(self.session);
+                self.shared.waits.freed_many();
                 tracing::info!(session = self.session.0, "session closed");
             }
             Err(error) => tracing::warn!(session = self.session.0, %error, "a session could not be closed"),
@@ -223,8 +240,18 @@ impl Serving {
     async fn call(&self, call: v1::Call) -> Result<(), Option<Status>> {
         let permit = self.gate.clone().acquire_owned().await.map_err(|_| None)?;
         let id = call.id;
+        let bytes = call.encoded_len();
         match parse(self.session, call) {
-            Ok(Parsed::Command(command)) => self.command(id, command, permit).await,
+            Ok(Parsed::Command(command)) => {
+                let room = self.share.take(bytes).await;
+                self.command(id, command, permit, room).await
+            }
+            Ok(Parsed::Wait(wanted)) => {
+                // It may last for ever: others shall not have to wait for its end.
+                drop(permit);
+                self.wait(id, wanted);
+                Ok(())
+            }
             Ok(Parsed::Query(query)) => {
                 metrics::query();
                 self.query(id, query, permit).await;
@@ -234,18 +261,34 @@ impl Serving {
                 // One bad call is refused by itself; the session goes on.
                 tracing::warn!(session = self.session.0, %malformed, "a malformed call was refused");
                 let outcome = Ok(Err(Refusal::from(malformed)));
-                drop(self.out.send(Out::Done { id, outcome, _permit: permit }));
+                drop(self.out.send(Out::Done { id, outcome, _permit: Some(permit) }));
                 Ok(())
             }
         }
     }
 
-    async fn command(&self, id: u64, command: Command, permit: OwnedSemaphorePermit) -> Result<(), Option<Status>> {
+    async fn command(
+        &self,
+        id: u64,
+        command: Command,
+        permit: OwnedSemaphorePermit,
+        room: Taken,
+    ) -> Result<(), Option<Status>> {
         let out = self.out.clone();
+        let freed = frees(&command);
+        let wanted = wants(&command);
+        let shared = self.shared.clone();
         let done = move |outcome: Outcome| {
+            drop(room);
+            if let Some(ino) = wanted
+                && was_locked(&outcome)
+            {
+                shared.waits.refused(ino);
+            }
             let outcome = outcome.map(|r| r.map(Done::Reply));
             // A client that went away asks again on its next stream.
-            drop(out.send(Out::Done { id, outcome, _permit: permit }));
+            drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
+            freed.into_iter().for_each(|ino| shared.waits.freed(ino));
         };
         self.shared.engine.submit_with(command, Box::new(done)).await.map_err(|e| Some(fault(e)))
     }
@@ -255,12 +298,38 @@ impl Serving {
         let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. });
         let run = move || {
             let outcome = answer(&shared, &query).map(|r| r.map(Done::Answer));
-            drop(out.send(Out::Done { id, outcome, _permit: permit }));
+            drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
         };
         if heavy {
             tokio::task::spawn_blocking(run);
         } else {
             run();
+        }
+    }
+
+    /// Answers when the lock can be taken, or at once that waiting would never end.
+    fn wait(&self, id: u64, wanted: Wanted) {
+        let waits = &self.shared.waits;
+        let asked = (self.stream, id);
+        let answer = move |out: &mpsc::UnboundedSender<Out>, outcome| {
+            drop(out.send(Out::Done { id, outcome, _permit: None }));
+        };
+        let out = self.out.clone();
+        let tell = Box::new(move || answer(&out, Ok(Ok(Done::LockFree))));
+        if !waits.add(wanted, asked, tell) {
+            return answer(&self.out, Ok(Err(Refusal::NoLocks)));
+        }
+        // What is freed from now on is heard of; what was freed before is in here.
+        let snap = self.shared.engine.snapshot();
+        let looked = waits.is_ring(&wanted, &*snap).and_then(|ring| {
+            if ring && waits.cancel(asked) {
+                answer(&self.out, Ok(Err(Refusal::Deadlock)));
+            }
+            waits.look(wanted.ino, &*snap)
+        });
+        if let Err(error) = looked {
+            waits.cancel(asked);
+            answer(&self.out, Err(Fault::new(error)));
         }
     }
 
@@ -284,6 +353,37 @@ impl Serving {
         drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));
         true
     }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.shared.waits.end_stream(self.stream);
+    }
+}
+
+/// Files of which a command may give up locks.
+fn frees(command: &Command) -> Vec<Ino> {
+    let Command::Commit(commit) = command else { return Vec::new() };
+    let change = |op: &Op| match op {
+        Op::Lock(change) if change.kind != Some(LockKind::Write) => Some(change.ino),
+        _ => None,
+    };
+    commit.groups.iter().flat_map(|g| &g.ops).filter_map(change).collect()
+}
+
+/// The file of which a command wants a lock.
+fn wants(command: &Command) -> Option<Ino> {
+    let Command::Commit(commit) = command else { return None };
+    commit.groups.iter().flat_map(|g| &g.ops).find_map(|op| match op {
+        Op::Lock(change) if change.kind.is_some() => Some(change.ino),
+        _ => None,
+    })
+}
+
+/// Whether another owner's lock was in the way.
+fn was_locked(outcome: &Outcome) -> bool {
+    let Ok(Ok(Reply::Commit(reply))) = outcome else { return false };
+    reply.groups.iter().any(|group| matches!(group, Err(Refusal::Locked)))
 }
 
 fn not_served() -> Status {
@@ -338,6 +438,7 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
     let body = match outcome {
         Ok(Ok(Done::Reply(Reply::Commit(reply)))) => Body::Commit(reply.into()),
         Ok(Ok(Done::Reply(Reply::Inos { start, end }))) => Body::Inos(v1::InoRange { start: start.0, end: end.0 }),
+        Ok(Ok(Done::LockFree)) => Body::LockFree(v1::LockFree {}),
         Ok(Ok(Done::Reply(other))) => Body::Fault(format!("unexpected reply {other:?}")),
         Ok(Ok(Done::Answer(answer))) => Body::Answer(answer.into()),
         Ok(Err(refusal)) => Body::Refusal(refusal.into()),
@@ -348,19 +449,22 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use tokio::sync::watch;
 
     use super::*;
     use crate::engine::{self, EngineOptions};
     use crate::live::nodes::Nodes;
     use crate::live::sessions::Sessions;
+    use crate::live::waits::Waits;
 
     fn shared(dir: &std::path::Path) -> Arc<Shared> {
         let options =
             EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
         let (engine, _thread) = engine::open(&options).unwrap();
         let nodes = Nodes::new(now(), Duration::from_secs(10));
-        Arc::new(Shared { engine, sessions: Sessions::default(), nodes, shutdown: watch::channel(false).1 })
+        let (sessions, waits) = (Sessions::default(), Waits::default());
+        Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 })
     }
 
     #[tokio::test]
@@ -388,7 +492,9 @@ mod tests {
         let stream = shared.sessions.attach(session, now()).unwrap();
         let (out, mut results) = mpsc::unbounded_channel();
         let (gate, pulses) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
-        let mut serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, pulses };
+        let share = shared.engine.room().share();
+        let mut serving =
+            Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
         for _ in 0..3 {
             assert!(serving.pulse());
         }
@@ -400,6 +506,41 @@ mod tests {
         let later = shared.sessions.attach(session, now()).unwrap();
         assert!(later != stream && !serving.pulse());
         assert_eq!(shared.sessions.take_questions(session), [Ino(5)]);
+    }
+
+    #[tokio::test]
+    async fn calls_wait_for_room_and_give_it_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let shared = shared(tmp.path());
+        let Ok((session, _)) = open_new(shared.clone(), "large".into()).await else { panic!() };
+        let stream = shared.sessions.attach(session, now()).unwrap();
+        let (out, mut results) = mpsc::unbounded_channel();
+        let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
+        let share = shared.engine.room().share();
+        let serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
+        let call = |id| v1::Call { id, body: Some(v1::call::Body::GrantInos(1)) };
+        // Whoever else has all there is.
+        let others: Vec<Share> = (0..64).map(|_| shared.engine.room().share()).collect();
+        let mut held = Vec::new();
+        for other in &others {
+            held.extend(other.take(usize::MAX).now_or_never());
+        }
+        let mut waits = Box::pin(serving.call(call(1)));
+        assert!(futures::poll!(&mut waits).is_pending());
+        assert!(results.try_recv().is_err());
+        held.clear();
+        assert!(waits.await.is_ok());
+        assert!(results.recv().await.is_some());
+        for id in 2..100 {
+            assert!(serving.call(call(id)).await.is_ok());
+            assert!(matches!(results.recv().await, Some(Out::Done { outcome: Ok(Ok(_)), .. })));
+        }
+        // What is done holds nothing: all of it can be had again.
+        drop((serving, results));
+        for other in &others {
+            held.extend(other.take(usize::MAX).now_or_never());
+        }
+        assert!(shared.engine.room().take(1).now_or_never().is_none());
     }
 
     #[test]

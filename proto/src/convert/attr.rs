@@ -90,6 +90,7 @@ impl From<Attr> for v1::Attr {
             rdev: attr.rdev,
             change: attr.change,
             data: attr.data,
+            xattrs: attr.xattrs,
         }
     }
 }
@@ -114,6 +115,7 @@ impl TryFrom<v1::Attr> for Attr {
             rdev: wire.rdev,
             change: wire.change,
             data: wire.data,
+            xattrs: wire.xattrs,
         })
     }
 }

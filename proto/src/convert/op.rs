@@ -2,10 +2,12 @@
 
 use dfs_core::attr::FileKind;
 use dfs_core::extent::Extent;
-use dfs_core::id::{Ino, LaneId, Seq, SessionId, StartCounter, StoreId};
+use dfs_core::id::{Ino, LaneId, LossNo, Seq, SessionId, StartCounter, StoreId};
 use dfs_core::limits::{GROUP_EXTENTS, GROUPS, LANES, OPS, PUTS, SYMLINK_BYTES, XATTR_VALUE_BYTES};
 use dfs_core::name::Name;
-use dfs_core::op::{Ack, Commit, Create, Group, Op, Put, Rename, RenameMode, SetAttr, Write, XattrMode};
+use dfs_core::op::{
+    Ack, CloneRange, Commit, Create, Group, Op, Put, Rename, RenameMode, SetAttr, Space, Write, XattrMode,
+};
 
 use super::attr::{in_order, kind, kind_field, mode};
 use super::cluster::MEMBERS;
@@ -15,7 +17,7 @@ use crate::v1::op::Op as Wire;
 
 impl From<Ack> for v1::Ack {
     fn from(ack: Ack) -> Self {
-        Self { store: ack.store.to_wire(), start: ack.start.0, orders: Some(ack.orders.into()) }
+        Self { store: ack.store.to_wire(), start: ack.start.0, orders: Some(ack.orders.into()), losses: ack.losses.0 }
     }
 }
 
@@ -24,7 +26,8 @@ impl TryFrom<v1::Ack> for Ack {
 
     fn try_from(wire: v1::Ack) -> Result<Self, Malformed> {
         let orders = wire.orders.ok_or(Malformed { what: "answer of a store without its orders" })?.into();
-        Ok(Self { store: StoreId::from_wire(&wire.store)?, start: StartCounter(wire.start), orders })
+        let store = StoreId::from_wire(&wire.store)?;
+        Ok(Self { store, start: StartCounter(wire.start), orders, losses: LossNo(wire.losses) })
     }
 }
 
@@ -124,6 +127,10 @@ impl From<Op> for v1::Op {
             Op::RemoveXattr { ino, name } => Wire::RemoveXattr(v1::RemoveXattr { ino: ino.0, name }),
             Op::Write(write) => Wire::Write(write.into()),
             Op::Move { ino, pieces } => Wire::Move(v1::Move { ino: ino.0, pieces: to_list(pieces) }),
+            Op::Clone(clone) => Wire::Clone(clone.into()),
+            Op::Space(space) => Wire::Space(space.into()),
+            Op::Lock(lock) => Wire::Lock(lock.into()),
+            Op::SetAcl(set) => Wire::SetAcl(set.into()),
         };
         Self { op: Some(op) }
     }
@@ -161,6 +168,10 @@ impl TryFrom<v1::Op> for Op {
                 let pieces = list(moved.pieces, GROUP_EXTENTS, "too many pieces in a move")?;
                 Self::Move { ino: ino(moved.ino)?, pieces }
             }
+            Wire::Clone(clone) => Self::Clone(clone.try_into()?),
+            Wire::Space(space) => Self::Space(space.try_into()?),
+            Wire::Lock(lock) => Self::Lock(lock.try_into()?),
+            Wire::SetAcl(set) => Self::SetAcl(set.try_into()?),
         })
     }
 }
@@ -172,6 +183,7 @@ impl From<Create> for v1::Create {
             at: Some(dentry_to_wire(create.parent, create.name)),
             kind: kind_field(create.kind),
             mode: create.mode,
+            umask: create.umask,
             uid: create.uid,
             gid: create.gid,
             rdev: create.rdev,
@@ -200,6 +212,7 @@ impl TryFrom<v1::Create> for Create {
             name,
             kind,
             mode: mode(wire.mode)?,
+            umask: mode(wire.umask)?,
             uid: wire.uid,
             gid: wire.gid,
             rdev: wire.rdev,
@@ -319,6 +332,65 @@ impl TryFrom<v1::Write> for Write {
             ino: ino(wire.ino)?,
             extents,
             holes: list(wire.holes, GROUP_EXTENTS, "too many holes in a write")?,
+            mtime: required(wire.mtime, "mtime not set")?,
+            kill_priv: wire.kill_priv,
+        })
+    }
+}
+
+impl From<CloneRange> for v1::CloneRange {
+    fn from(clone: CloneRange) -> Self {
+        Self {
+            src: clone.src.0,
+            src_offset: clone.src_offset,
+            dst: clone.dst.0,
+            dst_offset: clone.dst_offset,
+            len: clone.len,
+            mtime: Some(clone.mtime.into()),
+            kill_priv: clone.kill_priv,
+        }
+    }
+}
+
+impl TryFrom<v1::CloneRange> for CloneRange {
+    type Error = Malformed;
+
+    fn try_from(wire: v1::CloneRange) -> Result<Self, Malformed> {
+        check(wire.len > 0, "a clone of nothing")?;
+        let within = |offset: u64| offset.checked_add(wire.len).is_some();
+        check(within(wire.src_offset) && within(wire.dst_offset), "a clone beyond all offsets")?;
+        Ok(Self {
+            src: ino(wire.src)?,
+            src_offset: wire.src_offset,
+            dst: ino(wire.dst)?,
+            dst_offset: wire.dst_offset,
+            len: wire.len,
+            mtime: required(wire.mtime, "mtime not set")?,
+            kill_priv: wire.kill_priv,
+        })
+    }
+}
+
+impl From<Space> for v1::Space {
+    fn from(space: Space) -> Self {
+        Self {
+            ino: space.ino.0,
+            hole: space.hole.map(Into::into),
+            at_least: space.at_least,
+            mtime: Some(space.mtime.into()),
+            kill_priv: space.kill_priv,
+        }
+    }
+}
+
+impl TryFrom<v1::Space> for Space {
+    type Error = Malformed;
+
+    fn try_from(wire: v1::Space) -> Result<Self, Malformed> {
+        Ok(Self {
+            ino: ino(wire.ino)?,
+            hole: optional(wire.hole)?,
+            at_least: wire.at_least,
             mtime: required(wire.mtime, "mtime not set")?,
             kill_priv: wire.kill_priv,
         })

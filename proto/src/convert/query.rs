@@ -7,6 +7,7 @@ use dfs_core::limits::{DIR_ENTRIES, EXTENTS, INLINE_EXTENTS, XATTR_LIST_BYTES, X
 use dfs_core::query::{Answer, DirEntry, NodeInfo, Query, StatFs};
 
 use super::attr::{in_order, kind, kind_field};
+use super::lock::{get_lock, kind_to_wire};
 use super::op::dentry;
 use super::{Malformed, WireId, check, ino, limit, list, name, optional, required, to_list, xattr_name};
 use crate::v1;
@@ -28,6 +29,13 @@ impl From<Query> for v1::Query {
             Query::ListXattr { ino } => WireQuery::ListXattr(ino.0),
             Query::StatFs => WireQuery::StatFs(v1::StatFsQuery {}),
             Query::FindChunk { id } => WireQuery::FindChunk(id.to_wire()),
+            Query::GetLock { ino, session, owner, range, kind } => WireQuery::GetLock(v1::GetLock {
+                ino: ino.0,
+                session: session.0,
+                owner: owner.0,
+                range: Some(range.into()),
+                kind: kind_to_wire(kind),
+            }),
         };
         Self { query: Some(query) }
     }
@@ -57,6 +65,7 @@ impl TryFrom<v1::Query> for Query {
             WireQuery::ListXattr(of) => Self::ListXattr { ino: ino(of)? },
             WireQuery::StatFs(v1::StatFsQuery {}) => Self::StatFs,
             WireQuery::FindChunk(id) => Self::FindChunk { id: ChunkId::from_wire(&id)? },
+            WireQuery::GetLock(get) => get_lock(get)?,
         })
     }
 }
@@ -75,6 +84,7 @@ impl From<Answer> for v1::Answer {
             Answer::Names(names) => WireAnswer::Names(v1::Names { names }),
             Answer::StatFs(numbers) => WireAnswer::StatFs(numbers.into()),
             Answer::Chunk(chunk) => WireAnswer::Chunk(v1::FoundChunk { chunk: chunk.map(Into::into) }),
+            Answer::Lock(lock) => WireAnswer::Lock(v1::FoundLock { lock: lock.map(Into::into) }),
         };
         Self { answer: Some(answer) }
     }
@@ -105,6 +115,7 @@ impl TryFrom<v1::Answer> for Answer {
             }
             WireAnswer::StatFs(numbers) => Self::StatFs(numbers.into()),
             WireAnswer::Chunk(found) => Self::Chunk(optional(found.chunk)?),
+            WireAnswer::Lock(found) => Self::Lock(optional(found.lock)?),
         })
     }
 }

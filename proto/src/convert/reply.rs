@@ -39,6 +39,9 @@ impl From<Refusal> for v1::Refusal {
             Refusal::NotGranted => Code::RefusalNotGranted,
             Refusal::OverLimit => Code::RefusalOverLimit,
             Refusal::NotSupported => Code::RefusalNotSupported,
+            Refusal::Locked => Code::RefusalLocked,
+            Refusal::Deadlock => Code::RefusalDeadlock,
+            Refusal::NoLocks => Code::RefusalNoLocks,
         };
         Self { code: code.into(), group }
     }
@@ -74,6 +77,9 @@ impl TryFrom<v1::Refusal> for Refusal {
             Code::RefusalNotGranted => Self::NotGranted,
             Code::RefusalOverLimit => Self::OverLimit,
             Code::RefusalNotSupported => Self::NotSupported,
+            Code::RefusalLocked => Self::Locked,
+            Code::RefusalDeadlock => Self::Deadlock,
+            Code::RefusalNoLocks => Self::NoLocks,
         })
     }
 }

@@ -1,6 +1,6 @@
 use dfs_core::chunk;
-use dfs_core::id::SlotId;
-use dfs_disk::crash::CrashDisk;
+use dfs_core::id::{LossNo, SlotId};
+use dfs_disk::crash::{CrashDisk, Survive};
 use dfs_disk::{Access, Disk, Io};
 
 use super::{SLOT, chunk as make, dir, fresh, no, order, put, put_big, read_well, reopen};
@@ -29,7 +29,7 @@ fn a_flipped_bit_in_a_big_chunk_is_never_good_bytes() {
             match store.read_range(SLOT, c.0, range.clone(), Verify::Here) {
                 Ok(slice) => {
                     let got = chunk::verify(c.0, len, range.clone(), &slice).unwrap();
-                    assert_eq!(got, c.1[start as usize..(start as usize + 16_384).min(len as usize)]);
+                    assert_eq!(got, &c.1[start as usize..(start as usize + 16_384).min(len as usize)]);
                 }
                 Err(ReadError::Corrupt) => bad = true,
                 Err(e) => panic!("{e}"),
@@ -37,14 +37,15 @@ fn a_flipped_bit_in_a_big_chunk_is_never_good_bytes() {
             if let Ok(slice) = store.read_range(SLOT, c.0, range.clone(), Verify::ByReader)
                 && let Ok(got) = chunk::verify(c.0, len, range, &slice)
             {
-                assert_eq!(got, c.1[start as usize..(start as usize + 16_384).min(len as usize)]);
+                assert_eq!(got, &c.1[start as usize..(start as usize + 16_384).min(len as usize)]);
             }
         }
         let tree = files::tree_at(len as u32)..files::tree_at(len as u32) + chunk::outboard_len(len);
         let matters = at < len || tree.contains(&at);
         assert_eq!(bad, matters, "{at}");
-        assert_eq!(matches!(store.read_whole(SLOT, c.0), Err(ReadError::Corrupt)), matters);
-        assert_eq!(store.quarantine(SLOT, c.0).unwrap(), matters);
+        let of_bytes = at < len;
+        assert_eq!(matches!(store.read_whole(SLOT, c.0), Err(ReadError::Corrupt)), of_bytes, "the tree is not used");
+        assert_eq!(store.quarantine(SLOT, c.0).unwrap().is_some(), matters);
         if matters {
             assert!(matches!(store.check(SLOT, c.0), Err(ReadError::NotFound)));
             assert_eq!(disk.read_dir(&dir().join("bad")).unwrap().len(), 1);
@@ -65,7 +66,7 @@ fn a_short_or_lost_file_is_found_at_start_or_when_read() {
     let path = |c: &(chunk::ChunkId, bytes::Bytes)| files::path(&dir(), SLOT, c.0, 300_000);
     disk.remove(&path(&b)).unwrap();
     assert!(matches!(store.read_whole(SLOT, b.0), Err(ReadError::Corrupt)));
-    assert!(store.quarantine(SLOT, b.0).unwrap());
+    assert!(store.quarantine(SLOT, b.0).unwrap().is_some());
     disk.open(&path(&a), Access::ReadWrite, Io::Buffered).unwrap().set_len(299_000).unwrap();
     assert!(matches!(store.read_range(SLOT, a.0, 0..5, Verify::Here), Err(ReadError::Corrupt)));
     let (store, report) = reopen(&disk).unwrap();
@@ -112,7 +113,7 @@ fn a_flipped_bit_in_a_record_costs_that_record_alone() {
                 let wanted = |e| matches!((scan, e), (true, ReadError::NotFound) | (false, ReadError::Corrupt));
                 assert!(wanted(store.read_whole(SLOT, c.0).unwrap_err()), "{at}");
                 assert!(wanted(store.read_range(SLOT, c.0, 0..1, Verify::ByReader).unwrap_err()));
-                assert_eq!(store.quarantine(SLOT, c.0).unwrap(), !scan);
+                assert_eq!(store.quarantine(SLOT, c.0).unwrap().is_some(), !scan);
                 assert!(!put(&store, SLOT, c).unwrap().existed);
                 read_well(&store, SLOT, c);
             }
@@ -214,4 +215,37 @@ fn compaction_drops_and_tells_what_is_corrupt() {
     assert_eq!(store.stat(SLOT, inside[0].0), None);
     read_well(&store, SLOT, inside[1]);
     assert_eq!(store.list(SLOT, None, 100).len(), 40 - gone.len() - 1);
+}
+
+#[test]
+fn answers_from_before_a_loss_have_a_lower_number_and_later_ones_have_not() {
+    let (disk, store) = fresh();
+    let (big, small, other) = (make(1, 300_000), make(2, 5000), make(3, 5000));
+    let before = [put_big(&store, SLOT, &big).unwrap(), put(&store, SLOT, &small).unwrap()];
+    assert!(before.iter().all(|done| done.losses == LossNo(0)));
+    assert!(store.quarantine(SLOT, big.0).unwrap().is_none());
+    assert_eq!(store.losses(), LossNo(0), "nothing was lost");
+
+    flip(&disk, &files::path(&dir(), SLOT, big.0, 300_000), 77);
+    let set = store.quarantine(SLOT, big.0).unwrap().unwrap();
+    assert!(set.loss > before[0].losses && set.error.is_none());
+    assert!(put_big(&store, SLOT, &big).unwrap().losses >= set.loss);
+    assert!(put(&store, SLOT, &small).unwrap().losses >= set.loss, "what is found has the number of now");
+    assert!(store.have(SLOT, &[small.0]).unwrap()[0].unwrap().losses >= set.loss);
+
+    // It is synced: no later start uses it again, and one that finds a loss has a number of its own for that.
+    let store = reopen(&disk.image(Survive::Nothing)).unwrap().0;
+    assert_eq!(store.losses(), set.loss);
+    disk.open(&files::path(&dir(), SLOT, big.0, 300_000), Access::ReadWrite, Io::Buffered).unwrap().set_len(9).unwrap();
+    let (store, report) = reopen(&disk).unwrap();
+    assert_eq!(report.damages, 1);
+    assert!(report.losses > set.loss && store.losses() == report.losses);
+    assert!(put(&store, SLOT, &other).unwrap().losses >= report.losses);
+
+    // A store that was put back from an old copy must not use numbers that metad has heard already.
+    store.know_losses(LossNo(40)).unwrap();
+    store.know_losses(LossNo(30)).unwrap();
+    assert_eq!(put(&store, SLOT, &other).unwrap().losses, LossNo(40));
+    let (store, _) = reopen(&disk).unwrap();
+    assert_eq!(store.losses(), LossNo(40));
 }

@@ -96,6 +96,6 @@ fn read_well(store: &Store, slot: SlotId, (id, data): &(ChunkId, Bytes)) {
         let slice = store.read_range(slot, *id, range.clone(), verify).unwrap();
         let got = chunk::verify(*id, len, range.clone(), &slice).unwrap();
         let wide = chunk::group_range(range.clone(), len);
-        assert_eq!(got, data[wide.start as usize..wide.end as usize]);
+        assert_eq!(got, &data[wide.start as usize..wide.end as usize]);
     }
 }

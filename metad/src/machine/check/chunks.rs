@@ -8,7 +8,7 @@ use crate::kv::Table;
 use crate::machine::check::Check;
 use crate::machine::check::rows::Rows;
 use crate::machine::read;
-use crate::schema::chunk::{ByIdRow, ChunkRow, TombstoneRow};
+use crate::schema::chunk::{ByIdRow, ChunkRow, MissedRow, TombstoneRow};
 use crate::schema::extent;
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::{Fault, Record, corrupt, get};
@@ -127,8 +127,9 @@ impl Check<'_> {
     }
 
     pub(super) fn missed(&mut self) -> Result<(), Fault> {
-        self.rows(Table::Missed, |check, key, _| {
+        self.rows(Table::Missed, |check, key, value| {
             let parsed = keys::parse_missed(key).ok_or_else(|| corrupt(Table::Missed, key, "not a key"))?;
+            MissedRow::from_value(key, value)?;
             let (store, slot, id) = parsed;
             check.report.missed += 1;
             check.count(Counter::Missed(store), 1);

@@ -38,10 +38,8 @@ fn one(
     let map = txn.map;
     let members: Vec<StoreId> = map.slots.get(&slot).into_iter().flat_map(|s| &s.members).map(|m| m.store).collect();
     for store in &members {
-        let key = keys::missed(*store, slot, id);
-        if txn.snap().get(Table::Missed, &key)?.is_some() {
-            txn.kv.delete(Table::Missed, key);
-            txn.count(Counter::Missed(*store), -1);
+        if txn.missed(*store, slot, id)?.is_some() {
+            txn.drop_missed(*store, slot, id);
         }
     }
     if u64::from(row.len) == CHUNK_BYTES && txn.get::<ByIdRow>(&keys_by_id(id))?.is_some_and(|known| known.slot == slot)

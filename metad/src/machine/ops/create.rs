@@ -7,7 +7,7 @@ use dfs_core::limits::SYMLINK_BYTES;
 use dfs_core::op::{Create, OpReply};
 use dfs_core::time::Timestamp;
 
-use crate::machine::ops::{Call, reply};
+use crate::machine::ops::{Call, acl, reply};
 use crate::machine::txn::{Res, Txn};
 use crate::schema::inode::InodeRow;
 use crate::schema::keys::{self, Counter};
@@ -22,7 +22,7 @@ pub(super) fn create(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Create) -> Res
 
     let is_dir = op.kind == FileKind::Directory;
     let setgid = parent.mode & 0o2000 != 0;
-    let inode = InodeRow {
+    let mut inode = InodeRow {
         mode: if setgid && is_dir { op.mode | 0o2000 } else { op.mode },
         uid: op.uid,
         gid: if setgid { parent.gid } else { op.gid },
@@ -32,6 +32,7 @@ pub(super) fn create(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Create) -> Res
         parent: if is_dir { op.parent } else { Ino(0) },
         ..new_inode(txn, op.kind, call.time)
     };
+    acl::inherit(txn, op, &parent, &mut inode)?;
     parent.gain_entry(u32::from(is_dir))?;
     parent.entries_altered(call.time);
     txn.put_inode(op.ino, &inode);
@@ -47,7 +48,12 @@ fn check(op: &Create) -> Result<(), Refusal> {
     if op.target.len() > SYMLINK_BYTES {
         return Err(Refusal::NameTooLong);
     }
-    if op.mode > 0o7777 || symlink == op.target.is_empty() || (op.rdev != 0 && !device) || op.target.contains(&0) {
+    if op.mode > 0o7777
+        || op.umask > 0o777
+        || symlink == op.target.is_empty()
+        || (op.rdev != 0 && !device)
+        || op.target.contains(&0)
+    {
         return Err(Refusal::Invalid);
     }
     Ok(())

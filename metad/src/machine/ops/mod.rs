@@ -2,7 +2,7 @@
 
 use dfs_core::attr::Attr;
 use dfs_core::error::Refusal;
-use dfs_core::id::Ino;
+use dfs_core::id::{Ino, SessionId};
 use dfs_core::op::{Op, OpReply};
 use dfs_core::time::Timestamp;
 
@@ -11,11 +11,14 @@ use crate::machine::txn::{Res, Txn};
 use crate::schema::inode::InodeRow;
 use crate::schema::session::SessionRow;
 
+mod acl;
 mod atime;
+mod clone;
 pub(super) mod condemn;
 mod create;
 pub(super) mod format;
 mod link;
+mod lock;
 pub(super) mod missed;
 mod moves;
 pub(super) mod node;
@@ -25,6 +28,7 @@ mod rmdir;
 pub(super) mod session;
 mod setattr;
 pub(super) mod slot;
+mod space;
 mod unlink;
 mod write;
 mod xattr;
@@ -35,6 +39,8 @@ pub(super) struct Call<'a> {
     /// The group's time.
     pub(super) time: Timestamp,
     /// Whose commit it is.
+    pub(super) session_id: SessionId,
+    /// Its row.
     pub(super) session: &'a SessionRow,
     /// The chunks that came with it.
     pub(super) brought: &'a Brought,
@@ -53,6 +59,10 @@ pub(super) fn run(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Op) -> Res<OpRepl
         Op::RemoveXattr { ino, name } => xattr::remove(txn, call, *ino, name),
         Op::Write(write) => write::write(txn, call, write),
         Op::Move { ino, pieces } => moves::moves(txn, call, *ino, pieces),
+        Op::Clone(clone) => clone::clone(txn, call, clone),
+        Op::Space(op) => space::space(txn, call, op),
+        Op::Lock(change) => lock::lock(txn, call, change),
+        Op::SetAcl(set) => acl::set(txn, call, set),
     }
 }
 

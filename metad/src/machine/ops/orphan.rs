@@ -8,6 +8,7 @@ use dfs_core::range::ByteRange;
 use crate::kv::Table;
 use crate::machine::command::Reply;
 use crate::machine::extents::overlapping;
+use crate::machine::ops::lock;
 use crate::machine::read;
 use crate::machine::txn::{Res, Txn};
 use crate::schema::extent::CleanRow;
@@ -93,6 +94,7 @@ fn free(txn: &mut Txn<'_, '_>, ino: Ino, orphan: &OrphanRow, left: &mut usize) -
         txn.drop_clean(ino, cut, CleanRow::from_value(&clean, &value)?.due);
         *left -= 1;
     }
+    *left -= lock::drop_inode(txn, ino, *left)?;
     // Only with something left to spend is it certain that the lists had ended.
     if *left == 0 {
         return Ok(false);

@@ -114,6 +114,8 @@ fn replace(
     txn.kv.delete(Table::Dentry, keys::dentry(op.parent, &op.name));
     if let Some((ino, uid, gid)) = op.whiteout {
         claim(txn, call, ino)?;
+        // As everything that is made in a setgid directory.
+        let gid = if dirs.old.mode & 0o2000 == 0 { gid } else { dirs.old.gid };
         let whiteout = InodeRow { uid, gid, ..new_inode(txn, FileKind::CharDevice, call.time) };
         txn.put_inode(ino, &whiteout);
         txn.put_dentry(op.parent, &op.name, ino, FileKind::CharDevice);

@@ -6,6 +6,7 @@ use dfs_core::limits::{INO_GRANT, INO_RANGES, LABEL_BYTES, LANES, SESSIONS};
 
 use crate::kv::Table;
 use crate::machine::command::Reply;
+use crate::machine::ops::lock;
 use crate::machine::txn::{Res, Txn};
 use crate::schema::keys::{self, Counter};
 use crate::schema::meta::CountRow;
@@ -60,6 +61,7 @@ pub(in crate::machine) fn end(txn: &mut Txn<'_, '_>, session: SessionId) -> Res<
     for (lane, _) in lanes {
         txn.kv.delete(Table::Lane, lane);
     }
+    lock::drop_session(txn, session)?;
     txn.kv.delete(Table::Session, key);
     txn.count(Counter::Sessions, -1);
     Ok(Reply::Done)

@@ -6,7 +6,7 @@ use dfs_core::id::Ino;
 use dfs_core::limits::FILE_BYTES;
 use dfs_core::op::{OpReply, SetAttr};
 
-use crate::machine::ops::{Call, reply};
+use crate::machine::ops::{Call, acl, reply};
 use crate::machine::txn::{Res, Txn};
 use crate::schema::inode::InodeRow;
 
@@ -28,6 +28,9 @@ pub(super) fn setattr(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, set: &Se
     inode.mtime = set.mtime.unwrap_or(inode.mtime);
     if set.kill_priv {
         inode.kill_priv();
+    }
+    if set.mode.is_some() {
+        acl::follow_mode(txn, ino, &inode)?;
     }
     inode.altered(call.time);
     txn.put_inode(ino, &inode);

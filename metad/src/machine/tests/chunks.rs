@@ -4,12 +4,12 @@ use dfs_core::attr::FileKind;
 use dfs_core::chunk::ChunkRef;
 use dfs_core::cluster::NodeState;
 use dfs_core::error::Refusal;
-use dfs_core::id::{Ino, LogIndex, NodeId, OrderNo, SessionId, SlotId, StartCounter};
+use dfs_core::id::{Ino, LogIndex, LossNo, NodeId, OrderNo, SessionId, SlotId, StartCounter};
 use dfs_core::limits::CHUNK_BYTES;
 use dfs_core::op::{Ack, Op, Put, PutVerdict};
 use dfs_core::query::{Answer, Query};
 
-use crate::machine::command::{Command, Reply};
+use crate::machine::command::{Command, Got, RegisterNode, RegisterStore, Reply};
 use crate::machine::read;
 use crate::machine::tests::rig::{Rig, STORES, acks, chunk, chunk_in, create, extent, group, put, truncate, write};
 
@@ -70,13 +70,14 @@ fn missed_rows_come_and_go() {
     let c = chunk(1, 10);
     rig.commit(s, vec![put(c)], vec![]);
     let chunks = vec![(c.slot, c.id), (c.slot, c.id), (SlotId(3), c.id)];
-    rig.ok(Command::AddMissed { store: STORES[0], chunks });
+    rig.ok(Command::AddMissed { store: STORES[0], loss: Some(LossNo(0)), chunks });
     assert_eq!(read::missed(&rig.kv, STORES[0], None, 10).unwrap(), [c]);
     assert_eq!(read::missed(&rig.kv, STORES[0], Some((c.slot, c.id)), 10).unwrap(), []);
     let done = |start| Command::MissedDone {
         store: STORES[0],
         start: StartCounter(start),
-        chunks: vec![(c.slot, c.id, NONE)],
+        as_of: LogIndex(0),
+        chunks: vec![Got { slot: c.slot, id: c.id, orders: NONE, losses: LossNo(0) }],
     };
     rig.ok(done(2));
     assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
@@ -84,7 +85,7 @@ fn missed_rows_come_and_go() {
     assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 0);
     // With two members lacking it, the one copy is not enough for a put without answers.
     for store in &STORES[..2] {
-        rig.ok(Command::AddMissed { store: *store, chunks: vec![(c.slot, c.id)] });
+        rig.ok(Command::AddMissed { store: *store, loss: None, chunks: vec![(c.slot, c.id)] });
     }
     assert_eq!(verdict(&mut rig, s, c, vec![]), PutVerdict::TooFewCopies);
 }
@@ -144,7 +145,7 @@ fn equal_full_cuts_are_stored_once() {
     assert_eq!(rig.extents(a)[1].chunk, c);
     // With two of its three members lacking it the known one is no good: the new one stands.
     for store in &STORES[..2] {
-        rig.ok(Command::AddMissed { store: *store, chunks: vec![(c.slot, c.id)] });
+        rig.ok(Command::AddMissed { store: *store, loss: None, chunks: vec![(c.slot, c.id)] });
     }
     let reply = rig.commit(s, vec![put(d)], vec![group(1, vec![bytes(2, d)])]);
     assert_eq!(reply.puts, [PutVerdict::Accepted(d)]);
@@ -228,4 +229,91 @@ fn a_cut_completed_in_pieces_wants_merging() {
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), []);
     rig.op(s, go(last, 100)).unwrap();
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), [(1_030_000, a, 0)]);
+}
+
+#[test]
+fn an_answer_from_before_a_loss_does_not_count() {
+    let mut rig = Rig::new();
+    let (s, _) = file(&mut rig);
+    let (c, d) = (chunk(1, 10), chunk(2, 10));
+    let with = |losses: u64| acks(1, NONE).into_iter().map(|a| Ack { losses: LossNo(losses), ..a }).collect::<Vec<_>>();
+    rig.commit(s, vec![put(c)], vec![]);
+    for store in &STORES[..2] {
+        rig.ok(Command::AddMissed { store: *store, loss: Some(LossNo(5)), chunks: vec![(c.slot, c.id)] });
+    }
+    // Known: by its row. Not known yet, so without a row: by what its stores have told.
+    assert_eq!(verdict(&mut rig, s, c, with(4)), PutVerdict::AskAgain);
+    assert_eq!(verdict(&mut rig, s, d, with(4)), PutVerdict::AskAgain);
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
+    // A lower number, heard later, takes nothing back.
+    rig.ok(Command::AddMissed { store: STORES[0], loss: Some(LossNo(2)), chunks: vec![(c.slot, c.id)] });
+    assert_eq!(read::losses(&rig.kv, STORES[0]).unwrap(), LossNo(5));
+    let got = |store, losses, as_of| Command::MissedDone {
+        store,
+        start: StartCounter(1),
+        as_of: LogIndex(as_of),
+        chunks: vec![Got { slot: c.slot, id: c.id, orders: NONE, losses: LossNo(losses) }],
+    };
+    rig.ok(got(STORES[0], 4, u64::MAX));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
+    rig.ok(got(STORES[0], 5, 0));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 0);
+    assert_eq!(verdict(&mut rig, s, c, with(5)), PutVerdict::Accepted(c));
+    assert_eq!(read::missed_count(&rig.kv, STORES[1]).unwrap(), 0);
+    assert_eq!(verdict(&mut rig, s, d, with(5)), PutVerdict::Accepted(d));
+}
+
+#[test]
+fn what_a_reader_doubts_takes_a_look_by_the_store() {
+    let mut rig = Rig::new();
+    let (s, _) = file(&mut rig);
+    let c = chunk(1, 10);
+    rig.commit(s, vec![put(c)], vec![]);
+    rig.ok(Command::AddMissed { store: STORES[0], loss: None, chunks: vec![(c.slot, c.id)] });
+    let doubted = rig.index;
+    // The store says that it has it: it may not know better.
+    assert_eq!(verdict(&mut rig, s, c, acks(1, NONE)), PutVerdict::Accepted(c));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
+    let got = |as_of| Command::MissedDone {
+        store: STORES[0],
+        start: StartCounter(1),
+        as_of: LogIndex(as_of),
+        chunks: vec![Got { slot: c.slot, id: c.id, orders: NONE, losses: LossNo(0) }],
+    };
+    rig.ok(got(doubted - 1));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 1);
+    rig.ok(got(doubted));
+    assert_eq!(read::missed_count(&rig.kv, STORES[0]).unwrap(), 0);
+}
+
+#[test]
+fn slots_are_made_as_they_were_chosen_or_not_at_all() {
+    let mut rig = Rig::new();
+    let first = SlotId(4);
+    let make = |first, members| Command::MakeSlots { first, members };
+    let good = vec![STORES[0], STORES[2]];
+    for bad in [
+        make(SlotId(3), vec![good.clone()]),
+        make(SlotId(5), vec![good.clone()]),
+        make(first, vec![good.clone(), vec![]]),
+        make(first, vec![good.clone(), vec![STORES[0], STORES[0]]]),
+        make(first, vec![good.clone(), vec![STORES[0], dfs_core::id::StoreId(77)]]),
+        make(first, vec![good.clone(), [&STORES[..], &STORES[..1]].concat()]),
+    ] {
+        assert_eq!(rig.apply(bad), Err(Refusal::Invalid));
+    }
+    // Two stores of one node.
+    let stores = [11, 12].map(dfs_core::id::StoreId);
+    let register = |store| RegisterStore { store, capacity: 1 << 40, start: StartCounter(1) };
+    let (addr, zone) = ("n9:1".to_owned(), String::new());
+    let node = RegisterNode { node: NodeId(9), addr, zone, stores: stores.map(register).to_vec() };
+    rig.ok(Command::RegisterNode(node));
+    assert_eq!(rig.apply(make(first, vec![stores.to_vec()])), Err(Refusal::Invalid));
+    rig.ok(make(first, vec![good.clone(), vec![stores[0]]]));
+    let members = |rig: &Rig, slot| -> Vec<_> {
+        rig.machine.map().slots[&SlotId(slot)].members.iter().map(|m| (m.store, m.full)).collect()
+    };
+    assert_eq!(members(&rig, 4), [(STORES[0], true), (STORES[2], true)]);
+    assert_eq!(members(&rig, 5), [(stores[0], true)]);
+    assert_eq!(read::next_slot(&rig.kv).unwrap(), SlotId(6));
 }

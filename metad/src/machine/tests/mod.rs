@@ -1,7 +1,9 @@
 //! What the machine does, seen through its commands; the full check runs after each.
 
 mod chunks;
+mod clones;
 mod interleave;
+mod locks;
 mod model;
 mod names;
 mod purity;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_core::attr::FileKind;
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::name::Name;
-use dfs_core::op::{Op, RenameMode, SetAttr, Write, XattrMode};
+use dfs_core::op::{CloneRange, Op, RenameMode, SetAttr, Space, Write, XattrMode};
 use dfs_core::time::Timestamp;
 
 pub(super) type Byte = Option<(u8, u32)>;
@@ -151,6 +151,9 @@ impl Model {
                 node.ctime = t;
             }
             Op::Write(w) => self.write(w, t, good)?,
+            Op::Clone(c) => self.clone_range(c, t)?,
+            Op::Space(s) => self.space(s, t)?,
+            Op::Lock(_) | Op::SetAcl(_) => unreachable!("not drawn; tested by themselves"),
             Op::Move { ino, pieces } => {
                 let node = self.node(*ino)?;
                 must(node.kind == FileKind::File)?;
@@ -235,6 +238,45 @@ impl Model {
             }
         }
         (node.mtime, node.ctime) = (w.mtime, node.ctime.max(t));
+        Ok(())
+    }
+
+    fn clone_range(&mut self, c: &CloneRange, t: Timestamp) -> Do {
+        let (from, to, len) = (c.src_offset as usize, c.dst_offset as usize, c.len as usize);
+        must(c.src != c.dst || from + len <= to || to + len <= from)?;
+        must(self.node(c.dst)?.kind == FileKind::File)?;
+        let src = self.node(c.src)?;
+        must(src.kind == FileKind::File)?;
+        let end = (from + len).min(src.bytes.len());
+        if from >= end {
+            return Ok(());
+        }
+        let bytes = src.bytes[from..end].to_vec();
+        let dst = self.node(c.dst)?;
+        let size = dst.bytes.len().max(to + bytes.len());
+        dst.bytes.resize(size, None);
+        dst.bytes[to..to + bytes.len()].copy_from_slice(&bytes);
+        (dst.mtime, dst.ctime) = (c.mtime, dst.ctime.max(t));
+        if c.kill_priv {
+            dst.mode &= if dst.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
+        }
+        Ok(())
+    }
+
+    fn space(&mut self, s: &Space, t: Timestamp) -> Do {
+        let node = self.node(s.ino)?;
+        must(node.kind == FileKind::File)?;
+        for at in s.hole.iter().flat_map(|h| h.start..h.end) {
+            if let Some(byte) = node.bytes.get_mut(at as usize) {
+                *byte = None;
+            }
+        }
+        let size = node.bytes.len().max(s.at_least as usize);
+        node.bytes.resize(size, None);
+        (node.mtime, node.ctime) = (s.mtime, node.ctime.max(t));
+        if s.kill_priv {
+            node.mode &= if node.mode & 0o010 != 0 { !0o6000 } else { !0o4000 };
+        }
         Ok(())
     }
 

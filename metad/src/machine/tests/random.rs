@@ -3,7 +3,7 @@
 use dfs_core::attr::FileKind;
 use dfs_core::extent::Extent;
 use dfs_core::id::{Ino, SessionId, SlotId};
-use dfs_core::op::{Commit, Group, Op, Put, Rename, RenameMode, SetAttr, Write, XattrMode};
+use dfs_core::op::{CloneRange, Commit, Group, Op, Put, Rename, RenameMode, SetAttr, Space, Write, XattrMode};
 use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 use proptest::prelude::*;
@@ -73,6 +73,16 @@ fn op() -> impl Strategy<Value = Op> {
             let holes = hole.into_iter().collect();
             Op::Write(Write { ino, extents: vec![e], holes, mtime: at(33), kill_priv: false })
         }),
+        4 => (ino(), 0..90_u64, ino(), 0..90_u64, 1..60_u64, any::<bool>()).prop_map(
+            |(src, src_offset, dst, dst_offset, len, kill_priv)| {
+                Op::Clone(CloneRange { src, src_offset, dst, dst_offset, len, mtime: at(34), kill_priv })
+            }
+        ),
+        2 => (ino(), proptest::option::of(range()), 0..120_u64, any::<bool>()).prop_map(
+            |(ino, hole, at_least, kill_priv)| {
+                Op::Space(Space { ino, hole, at_least, mtime: at(35), kill_priv })
+            }
+        ),
         2 => (ino(), piece(), 1..6_u8, 0..24_u32).prop_map(|(ino, old, c, offset)| {
             Op::Move { ino, pieces: vec![(old, Extent { chunk: chunk(c, LEN), offset, ..old })] }
         }),
@@ -125,6 +135,10 @@ impl Pair {
             Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => *parent = self.ino(*parent),
             Op::Rename(r) => (r.parent, r.new_parent) = (self.ino(r.parent), self.ino(r.new_parent)),
             Op::Write(w) => w.ino = self.ino(w.ino),
+            Op::Clone(c) => (c.src, c.dst) = (self.ino(c.src), self.ino(c.dst)),
+            Op::Space(s) => s.ino = self.ino(s.ino),
+            Op::Lock(l) => l.ino = self.ino(l.ino),
+            Op::SetAcl(s) => s.ino = self.ino(s.ino),
             Op::SetAttr { ino, .. }
             | Op::Atime { ino, .. }
             | Op::SetXattr { ino, .. }

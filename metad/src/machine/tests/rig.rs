@@ -5,7 +5,9 @@ use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::NodeState;
 use dfs_core::error::Refusal;
 use dfs_core::extent::Extent;
-use dfs_core::id::{ClusterId, Ino, LaneId, LogIndex, NodeId, OrderNo, Seq, SessionId, SlotId, StartCounter, StoreId};
+use dfs_core::id::{
+    ClusterId, Ino, LaneId, LogIndex, LossNo, NodeId, OrderNo, Seq, SessionId, SlotId, StartCounter, StoreId,
+};
 use dfs_core::name::Name;
 use dfs_core::op::{Ack, Commit, CommitReply, Create, Group, Op, OpReply, Put, SetAttr, Write};
 use dfs_core::query::{Answer, Query};
@@ -15,7 +17,7 @@ use dfs_core::time::Timestamp;
 use crate::kv::{Kv, MemKv, Overlay};
 use crate::machine::check::check_in_windows;
 use crate::machine::command::{Command, Entry, Place, RegisterNode, RegisterStore, Reply};
-use crate::machine::{Machine, query};
+use crate::machine::{Machine, choose, query, read};
 
 pub(super) const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
 
@@ -52,7 +54,7 @@ pub(super) fn extent(start: u64, len: u64, chunk: ChunkRef, offset: u32) -> Exte
 }
 
 pub(super) fn acks(start: u64, orders: OrderNo) -> Vec<Ack> {
-    STORES.iter().map(|s| Ack { store: *s, start: StartCounter(start), orders }).collect()
+    STORES.iter().map(|s| Ack { store: *s, start: StartCounter(start), orders, losses: LossNo(0) }).collect()
 }
 
 pub(super) fn put(chunk: ChunkRef) -> Put {
@@ -69,7 +71,7 @@ pub(super) fn write(ino: Ino, extents: Vec<Extent>) -> Op {
 
 pub(super) fn create(ino: Ino, parent: Ino, n: &str, kind: FileKind) -> Op {
     let target = if kind == FileKind::Symlink { b"there".to_vec() } else { vec![] };
-    Op::Create(Create { ino, parent, name: name(n), kind, mode: 0o644, uid: 1, gid: 2, rdev: 0, target })
+    Op::Create(Create { ino, parent, name: name(n), kind, mode: 0o644, umask: 0, uid: 1, gid: 2, rdev: 0, target })
 }
 
 pub(super) fn truncate(ino: Ino, size: u64) -> Op {
@@ -85,7 +87,7 @@ impl Rig {
             rig.register(store, 1);
             rig.ok(Command::SetNodeState { node: NodeId(store.0), state: NodeState::Up });
         }
-        rig.ok(Command::MakeSlots { count: 4 });
+        rig.make_slots(4).unwrap();
         rig
     }
 
@@ -98,6 +100,13 @@ impl Rig {
             seqs: std::collections::BTreeMap::new(),
             checks: true,
         }
+    }
+
+    /// More slots, chosen as metad does.
+    pub(super) fn make_slots(&mut self, count: u32) -> Result<Reply, Refusal> {
+        let first = read::next_slot(&self.kv).unwrap();
+        let make = choose(self.machine.map(), first, count).expect("there are stores");
+        self.apply(make)
     }
 
     pub(super) fn register(&mut self, store: StoreId, start: u64) -> Vec<StoreId> {

@@ -2,7 +2,8 @@
 
 use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
-use dfs_core::id::{Ino, LaneId, Seq, SessionId};
+use dfs_core::id::{Ino, LaneId, Seq, SessionId, SlotId};
+use dfs_core::limits::INO_RANGES;
 use dfs_core::op::{Commit, Group, Op};
 use dfs_core::query::Query;
 
@@ -91,7 +92,7 @@ fn limits_refuse_the_whole_commit() {
     assert_eq!(rig.apply(Command::Commit(many)), Err(Refusal::OverLimit));
     assert_eq!(rig.apply(Command::GrantInos { session: s, count: 4097 }), Err(Refusal::OverLimit));
     assert_eq!(rig.apply(Command::OpenSession { client: "x".repeat(256) }), Err(Refusal::OverLimit));
-    assert_eq!(rig.apply(Command::MakeSlots { count: 0 }), Err(Refusal::OverLimit));
+    assert_eq!(rig.apply(Command::MakeSlots { first: SlotId(4), members: vec![] }), Err(Refusal::OverLimit));
 }
 
 /// A file with one extent and an xattr, without a name.
@@ -165,11 +166,11 @@ fn sessions_get_numbers_of_their_own() {
     let (t, b) = rig.session();
     assert!(s < t && a < b);
     assert_eq!(rig.op(t, create(a, ROOT, "x", FileKind::File)), Err(Refusal::NotGranted));
-    for _ in 0..4 {
+    for _ in 0..INO_RANGES {
         rig.ok(Command::GrantInos { session: s, count: 10 });
     }
     // The oldest range was given up.
     assert_eq!(rig.op(s, create(a, ROOT, "x", FileKind::File)), Err(Refusal::NotGranted));
     assert_eq!(read::sessions(&rig.kv).unwrap().len(), 2);
-    assert_eq!(read::session(&rig.kv, s).unwrap().unwrap().grants.len(), 4);
+    assert_eq!(read::session(&rig.kv, s).unwrap().unwrap().grants.len(), INO_RANGES);
 }

@@ -6,13 +6,15 @@ use dfs_core::cluster::{ClusterMap, Member, Node, NodeState, Slot, Store, StoreL
 use dfs_core::error::Refusal;
 use dfs_core::extent::Extent;
 use dfs_core::id::{
-    ClusterId, Epoch, Ino, LaneId, LogIndex, NodeId, OrderNo, Seq, SessionId, SlotId, StartCounter, StoreId,
+    ClusterId, Epoch, Ino, LaneId, LockOwner, LogIndex, LossNo, NodeId, OrderNo, Seq, SessionId, SlotId, StartCounter,
+    StoreId,
 };
 use dfs_core::limits::{CHUNK_BYTES, DIR_ENTRIES, EXTENTS, GROUPS, INLINE_EXTENTS, LANES, NAME_BYTES};
+use dfs_core::lock::{HeldLock, LOCK_END, LockChange, LockInfo, LockKind};
 use dfs_core::name::Name;
 use dfs_core::op::{
-    Ack, Commit, CommitReply, Create, Group, Op, OpReply, Put, PutVerdict, Rename, RenameMode, SetAttr, Write,
-    XattrMode,
+    Ack, AclKind, CloneRange, Commit, CommitReply, Create, Group, Op, OpReply, Put, PutVerdict, Rename, RenameMode,
+    SetAcl, SetAttr, Space, Write, XattrMode,
 };
 use dfs_core::query::{Answer, DirEntry, NodeInfo, Query, StatFs};
 use dfs_core::range::ByteRange;
@@ -73,6 +75,7 @@ pub(super) fn attr() -> impl Strategy<Value = Attr> {
             rdev,
             change,
             data,
+            xattrs: data % 2 == 1,
         },
     )
 }
@@ -123,10 +126,11 @@ pub(super) fn order() -> impl Strategy<Value = OrderNo> {
 }
 
 pub(super) fn ack() -> impl Strategy<Value = Ack> {
-    (any::<u128>(), any::<u64>(), order()).prop_map(|(store, start, orders)| Ack {
+    (any::<u128>(), any::<u64>(), order(), any::<u64>()).prop_map(|(store, start, orders, losses)| Ack {
         store: StoreId(store),
         start: StartCounter(start),
         orders,
+        losses: LossNo(losses),
     })
 }
 
@@ -150,6 +154,7 @@ fn create() -> impl Strategy<Value = Create> {
             name,
             kind,
             mode,
+            umask: !mode & 0o777,
             uid,
             gid,
             rdev: if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) { rdev } else { 0 },
@@ -180,6 +185,55 @@ fn write() -> impl Strategy<Value = Write> {
         .prop_map(|(ino, extents, holes, mtime, kill_priv)| Write { ino, extents, holes, mtime, kill_priv })
 }
 
+fn clone_range() -> impl Strategy<Value = CloneRange> {
+    (ino(), ino(), any::<[u32; 2]>(), 1..=u64::MAX / 2, time(), any::<bool>()).prop_map(
+        |(src, dst, [from, to], len, mtime, kill_priv)| CloneRange {
+            src,
+            src_offset: from.into(),
+            dst,
+            dst_offset: to.into(),
+            len,
+            mtime,
+            kill_priv,
+        },
+    )
+}
+
+fn space() -> impl Strategy<Value = Space> {
+    (ino(), option::of(range()), any::<u64>(), time(), any::<bool>())
+        .prop_map(|(ino, hole, at_least, mtime, kill_priv)| Space { ino, hole, at_least, mtime, kill_priv })
+}
+
+fn lock_range() -> impl Strategy<Value = ByteRange> {
+    (0..LOCK_END, 1..=LOCK_END).prop_filter_map("empty", |(start, end)| ByteRange::new(start, end))
+}
+
+fn lock_kind() -> impl Strategy<Value = LockKind> {
+    prop_oneof![Just(LockKind::Read), Just(LockKind::Write)]
+}
+
+fn lock() -> impl Strategy<Value = LockChange> {
+    (ino(), any::<u64>(), any::<u32>(), lock_range(), option::of(lock_kind()))
+        .prop_map(|(ino, owner, pid, range, kind)| LockChange { ino, owner: LockOwner(owner), pid, range, kind })
+}
+
+fn lock_info() -> impl Strategy<Value = LockInfo> {
+    (any::<u64>(), any::<u32>(), lock_range(), lock_kind()).prop_map(|(session, pid, range, kind)| LockInfo {
+        session: SessionId(session),
+        lock: HeldLock { range, kind, pid },
+    })
+}
+
+fn set_acl() -> impl Strategy<Value = SetAcl> {
+    let which = prop_oneof![Just(AclKind::Access), Just(AclKind::Default)];
+    (ino(), which, vec(any::<u8>(), 0..100), any::<bool>()).prop_map(|(ino, which, acl, kill_setgid)| SetAcl {
+        ino,
+        which,
+        acl,
+        kill_setgid,
+    })
+}
+
 /// Two extents of one range.
 fn piece() -> impl Strategy<Value = (Extent, Extent)> {
     (extent(), any::<[u8; 32]>(), any::<u32>()).prop_map(|(from, id, slot)| {
@@ -207,6 +261,10 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         (ino(), text(255)).prop_map(|(ino, name)| Op::RemoveXattr { ino, name }),
         write().prop_map(Op::Write),
         (ino(), vec(piece(), 0..4)).prop_map(|(ino, pieces)| Op::Move { ino, pieces }),
+        clone_range().prop_map(Op::Clone),
+        space().prop_map(Op::Space),
+        lock().prop_map(Op::Lock),
+        set_acl().prop_map(Op::SetAcl),
     ]
 }
 
@@ -250,6 +308,9 @@ pub(super) fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::NotGranted),
         Just(Refusal::OverLimit),
         Just(Refusal::NotSupported),
+        Just(Refusal::Locked),
+        Just(Refusal::Deadlock),
+        Just(Refusal::NoLocks),
     ]
 }
 
@@ -290,6 +351,11 @@ pub(super) fn query() -> impl Strategy<Value = Query> {
         ino().prop_map(|ino| Query::ListXattr { ino }),
         Just(Query::StatFs),
         any::<[u8; 32]>().prop_map(|id| Query::FindChunk { id: ChunkId(id) }),
+        (ino(), any::<u64>(), any::<u64>(), lock_range(), lock_kind()).prop_map(
+            |(ino, session, owner, range, kind)| {
+                Query::GetLock { ino, session: SessionId(session), owner: LockOwner(owner), range, kind }
+            }
+        ),
     ]
 }
 
@@ -327,6 +393,7 @@ pub(super) fn answer() -> impl Strategy<Value = Answer> {
         vec(text(255), 0..9).prop_map(Answer::Names),
         stat_fs().prop_map(Answer::StatFs),
         option::of(chunk_ref()).prop_map(Answer::Chunk),
+        option::of(lock_info()).prop_map(Answer::Lock),
     ]
 }
 

@@ -126,7 +126,7 @@ fn commits() {
     bad::<_, Commit>(needs(vec![0, 1]), "a group needs one that is not before it");
     bad::<_, Commit>(needs(vec![1 << 16]), "a group needs one that cannot be");
     bad::<_, Commit>(needs(vec![0; GROUPS]), "a group needs too many");
-    let ack = v1::Ack { store: vec![1; 16], start: 1, orders: Some(v1::OrderNo::default()) };
+    let ack = v1::Ack { store: vec![1; 16], start: 1, orders: Some(v1::OrderNo::default()), losses: 0 };
     good::<_, Put>(v1::Put { acks: vec![ack.clone(); 64], ..put.clone() });
     bad::<_, Put>(v1::Put { acks: vec![ack.clone(); 65], ..put.clone() }, "too many answers for a chunk");
     let deaf = v1::Ack { orders: None, ..ack.clone() };
@@ -196,6 +196,18 @@ fn changes() {
     good::<_, Op>(moved(vec![piece(4, 4); GROUP_EXTENTS]));
     bad::<_, Op>(moved(vec![piece(4, 4); GROUP_EXTENTS + 1]), "too many pieces in a move");
     bad::<_, Op>(moved(vec![piece(4, 5)]), "move between different ranges");
+    let clone =
+        v1::CloneRange { src: 5, src_offset: 1, dst: 5, len: u64::MAX - 1, mtime: time(), ..Default::default() };
+    good::<_, Op>(op(WireOp::Clone(clone)));
+    bad::<_, Op>(op(WireOp::Clone(v1::CloneRange { src_offset: 2, ..clone })), "a clone beyond all offsets");
+    bad::<_, Op>(op(WireOp::Clone(v1::CloneRange { dst_offset: 2, ..clone })), "a clone beyond all offsets");
+    bad::<_, Op>(op(WireOp::Clone(v1::CloneRange { len: 0, ..clone })), "a clone of nothing");
+    bad::<_, Op>(op(WireOp::Clone(v1::CloneRange { dst: 0, ..clone })), "inode number 0");
+    let space = v1::Space { ino: 5, hole: Some(v1::Range { start: 1, end: 2 }), mtime: time(), ..Default::default() };
+    good::<_, Op>(op(WireOp::Space(space)));
+    let empty = Some(v1::Range { start: 2, end: 2 });
+    bad::<_, Op>(op(WireOp::Space(v1::Space { hole: empty, ..space })), "range empty or reversed");
+    bad::<_, Op>(op(WireOp::Space(v1::Space { mtime: None, ..space })), "mtime not set");
 }
 
 #[test]
@@ -266,7 +278,7 @@ fn replies() {
     bad::<_, Refusal>(refused(16, 1024), "refused for a group that cannot be");
     bad::<_, Refusal>(refused(16, 1 << 16), "refused for a group that cannot be");
     bad::<_, Refusal>(refused(0, 0), "refusal not set");
-    bad::<_, Refusal>(refused(22, 0), "unknown refusal");
+    bad::<_, Refusal>(refused(25, 0), "unknown refusal");
     let both = v1::GroupReply { refusal: Some(refused(1, 0)), ops: vec![v1::OpReply::default()] };
     bad::<_, Result<Vec<OpReply>, Refusal>>(both, "a group both refused and done");
     bad::<_, PutVerdict>(v1::PutVerdict { outcome: 0, chunk: None }, "verdict not set");

@@ -1,0 +1,113 @@
+//! Copies inside the filesystem: metad copies extents, no data moves.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dfs_core::error::Refusal;
+use dfs_core::op::{CloneRange, Op, OpReply};
+use dfs_core::range::ByteRange;
+
+use super::attr::wrong_answer;
+use super::inode::Inode;
+use super::{Vfs, now};
+use crate::error::{FsError, FsResult};
+
+impl Vfs {
+    /// Copies `len` bytes (or up to the end of the source) from one place, a handle and an offset, to another, of
+    /// any alignment; holes stay holes. Unsaved bytes of both files are saved first. How many bytes were copied: 0
+    /// at the end of the source, fewer than asked for when something went wrong after the first.
+    ///
+    /// # Errors
+    /// `Invalid` for ranges of one file that overlap and for a target opened with `O_APPEND`, `FileTooLarge`; what
+    /// kept unsaved bytes from being saved; faults.
+    pub async fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64, kill_priv: bool) -> FsResult<u64> {
+        let (source, target) = (self.handle(from.0)?, self.handle(to.0)?);
+        let range = |start: u64| start.checked_add(len).and_then(|end| ByteRange::new(start, end));
+        if len == 0 {
+            return Ok(0);
+        }
+        let (Some(src), Some(dst)) = (range(from.1), range(to.1)) else { return Err(Refusal::Invalid.into()) };
+        let same = source.inode.ino == target.inode.ino;
+        if target.append || (same && src.intersect(dst).is_some()) {
+            return Err(Refusal::Invalid.into());
+        }
+        // What its caller has given up must not overwrite what is written later.
+        let until = Instant::now() + self.config.deadline * 2;
+        let _quiet = self.quiet(&target.inode).await?;
+        if !same {
+            // Only the seals of one file can be in the commit.
+            self.save_or_fail(target.inode.ino).await?;
+        }
+        self.note_read(&source);
+        let mut done = 0;
+        while done < len && Instant::now() < until {
+            let step = CloneRange {
+                src: source.inode.ino,
+                src_offset: src.start + done,
+                dst: target.inode.ino,
+                dst_offset: dst.start + done,
+                len: len - done,
+                mtime: now(),
+                kill_priv,
+            };
+            match self.copy_once(&source.inode, &target.inode, step).await {
+                Ok(0) => break,
+                Ok(more) => done += more,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        if done == 0 && Instant::now() >= until {
+            return Err(FsError::io("a copy takes too long"));
+        }
+        Ok(done)
+    }
+
+    async fn copy_once(&self, source: &Arc<Inode>, target: &Inode, step: CloneRange) -> FsResult<u64> {
+        let unsaved = !source.state().buffer().is_clean();
+        let sent = Instant::now();
+        target.state().known.begin();
+        let reply = self.change_after(unsaved.then_some(source), &Op::Clone(step), &[]).await;
+        self.take_change(target, reply, sent, |state, reply, attr| {
+            if reply.reached > 0 {
+                state.known.committed_unseen(attr, reply.data_before, sent);
+            }
+            reply.reached
+        })
+    }
+
+    /// Takes in the answer to an op on the bytes of a file, for which its `known` has begun a commit.
+    pub(super) fn take_change<T>(
+        &self,
+        inode: &Inode,
+        reply: FsResult<OpReply>,
+        sent: Instant,
+        take: impl FnOnce(&mut super::State, &OpReply, dfs_core::attr::Attr) -> T,
+    ) -> FsResult<T> {
+        let mut state = inode.state();
+        let taken = reply.and_then(|reply| match reply.attrs.first() {
+            Some(attr) => {
+                let out = take(&mut state, &reply, *attr);
+                // Judged when the commit has ended.
+                let _ = state.known.learn(*attr, sent);
+                Ok(out)
+            }
+            None => Err(wrong_answer()),
+        });
+        if matches!(taken, Err(FsError::Io(_))) {
+            // Maybe it happened.
+            state.known.distrust();
+        }
+        let pages = state.known.end();
+        drop(state);
+        self.judged(inode.ino, pages);
+        taken
+    }
+
+    /// The file for a change that must not be mixed with another of its kind.
+    pub(super) async fn quiet<'a>(&self, inode: &'a Inode) -> FsResult<tokio::sync::MutexGuard<'a, ()>> {
+        tokio::time::timeout(self.config.deadline, inode.quiet.lock())
+            .await
+            .map_err(|_| FsError::io("another change of the file's length or space takes too long"))
+    }
+}

@@ -1,0 +1,36 @@
+//! Attributes: from the kernel's requests to the client's calls.
+
+use dfs_core::attr::FileKind;
+use dfs_core::id::Ino;
+use dfs_core::op::SetAttr;
+use fuser::{ReplyAttr, Request};
+
+use super::Dfs;
+
+pub(super) fn getattr(dfs: &Dfs, req: &Request, node: Ino, reply: ReplyAttr) {
+    let _context = dfs.tasks.enter();
+    if let Some(result) = dfs.vfs.try_getattr(node) {
+        return dfs.tasks.now(reply, result);
+    }
+    let vfs = dfs.vfs();
+    dfs.run(req, reply, async move { vfs.getattr(node).await });
+}
+
+/// chmod, chown, utimens, truncate.
+pub(super) fn setattr(dfs: &Dfs, req: &Request, node: Ino, mut set: SetAttr, reply: ReplyAttr) {
+    let _context = dfs.tasks.enter();
+    // chown(2) with neither, of which only the lost bit would tell, names nothing at all.
+    let changes_owner = set.uid.is_some() || set.gid.is_some() || set == SetAttr::default();
+    // The kernel's own word for this is lost in the FUSE library: who is not root has no right to keep
+    // the bits. A larger group of privileged callers (CAP_FSETID) cannot be told from here.
+    set.kill_priv = set.size.is_some() && req.uid() != 0;
+    let vfs = dfs.vfs();
+    dfs.run_change(req, reply, async move {
+        // chown(2) takes setuid and setgid from anything but a directory, whoever calls; with
+        // HANDLE_KILLPRIV_V2 that is left to us.
+        if changes_owner && set.mode.is_none() && vfs.getattr(node).await?.attr.kind != FileKind::Directory {
+            set.kill_priv = true;
+        }
+        vfs.setattr(node, set).await
+    });
+}

@@ -1,0 +1,88 @@
+//! Open files and their bytes: from the kernel's requests to the client's calls.
+
+use std::ffi::OsStr;
+
+use bytes::Bytes;
+use dfs_client::vfs::Opened;
+use dfs_core::id::Ino;
+use fuser::{OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, WriteFlags};
+
+use super::{Dfs, caller, name_or_return};
+use crate::reply::{CreateReply, OpenReply};
+use crate::task::Manner;
+
+pub(super) fn open(dfs: &Dfs, req: &Request, node: Ino, flags: OpenFlags, reply: ReplyOpen) {
+    let _context = dfs.tasks.enter();
+    let reply = OpenReply(reply);
+    if let Some(result) = dfs.vfs.try_open(node, flags.0) {
+        return dfs.tasks.now(reply, result);
+    }
+    let (vfs, after) = (dfs.vfs(), dfs.vfs());
+    let op = async move { vfs.open(node, flags.0).await };
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, reply, op, move |late: Opened| after.release(late.fh));
+}
+
+#[allow(clippy::too_many_arguments)] // as the kernel has them
+pub(super) fn create(
+    dfs: &Dfs,
+    req: &Request,
+    parent: Ino,
+    name: &OsStr,
+    mode: u32,
+    umask: u32,
+    flags: i32,
+    reply: ReplyCreate,
+) {
+    let name = name_or_return!(name, reply);
+    let (vfs, after, who) = (dfs.vfs(), dfs.vfs(), caller(req, umask));
+    let op = async move { vfs.create(who, parent, &name, mode, flags).await };
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, CreateReply(reply), op, move |(entry, opened)| {
+        after.release(opened.fh);
+        after.forget(entry.attr.ino, 1);
+    });
+}
+
+pub(super) fn read(dfs: &Dfs, req: &Request, fh: u64, offset: u64, size: u32, reply: ReplyData) {
+    let _context = dfs.tasks.enter();
+    if let Some(result) = dfs.vfs.try_read(fh, offset, size) {
+        return dfs.tasks.now(reply, result);
+    }
+    let vfs = dfs.vfs();
+    dfs.run(req, reply, async move { vfs.read(fh, offset, size).await });
+}
+
+pub(super) fn write(
+    dfs: &Dfs,
+    req: &Request,
+    fh: u64,
+    offset: u64,
+    data: &[u8],
+    write_flags: WriteFlags,
+    reply: ReplyWrite,
+) {
+    let _context = dfs.tasks.enter();
+    let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+    // Mapped pages: the kernel brings them before it drops any, as it was told to.
+    let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+    let written = match pages {
+        true => dfs.vfs.try_write_pages(fh, offset, data),
+        false => dfs.vfs.try_write(fh, offset, data, kill_priv),
+    };
+    if let Some(result) = written {
+        return dfs.tasks.now(reply, result);
+    }
+    let (vfs, data) = (dfs.vfs(), Bytes::copy_from_slice(data));
+    // What its caller is told has failed must not be written later.
+    let op = async move {
+        match pages {
+            true => vfs.write_pages(fh, offset, data).await,
+            false => vfs.write(fh, offset, data, kill_priv).await,
+        }
+    };
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Stops, reply, op, |_| ());
+}
+
+pub(super) fn fsync(dfs: &Dfs, req: &Request, fh: u64, reply: ReplyEmpty) {
+    let vfs = dfs.vfs();
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Asks, reply, async move { vfs.fsync(fh).await }, |()| ());
+}

@@ -1,0 +1,37 @@
+//! Space and ranges of open files: from the kernel's requests to the client's calls.
+//!
+//! Of these requests the kernel does not say whether the caller may keep setuid and setgid: who is not root may not.
+
+use dfs_client::vfs::Seek;
+use fuser::{Errno, ReplyEmpty, ReplyLseek, ReplyWrite, Request};
+
+use super::Dfs;
+
+/// fallocate(2) of a range: (offset, length).
+pub(super) fn fallocate(dfs: &Dfs, req: &Request, fh: u64, range: (u64, u64), mode: i32, reply: ReplyEmpty) {
+    let (vfs, kill_priv) = (dfs.vfs(), req.uid() != 0);
+    let (offset, len) = range;
+    dfs.run_change(req, reply, async move { vfs.fallocate(fh, offset, len, mode, kill_priv).await });
+}
+
+/// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`; the kernel does the others.
+pub(super) fn lseek(dfs: &Dfs, req: &Request, fh: u64, offset: i64, whence: i32, reply: ReplyLseek) {
+    let what = match whence {
+        libc::SEEK_DATA => Seek::Data,
+        libc::SEEK_HOLE => Seek::Hole,
+        _ => return reply.error(Errno::EINVAL),
+    };
+    let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+    let vfs = dfs.vfs();
+    dfs.run(req, reply, async move { vfs.seek(fh, offset, what).await });
+}
+
+/// copy_file_range(2): from and to are (handle, offset). The answer has 32 bits; the kernel asks for no more.
+pub(super) fn copy_file_range(dfs: &Dfs, req: &Request, from: (u64, u64), to: (u64, u64), len: u64, reply: ReplyWrite) {
+    let (vfs, kill_priv) = (dfs.vfs(), req.uid() != 0);
+    let len = len.min(u64::from(u32::MAX));
+    dfs.run_change(req, reply, async move {
+        let copied = vfs.copy_range(from, to, len, kill_priv).await?;
+        Ok(u32::try_from(copied).unwrap_or(u32::MAX))
+    });
+}

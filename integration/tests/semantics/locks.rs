@@ -1,0 +1,315 @@
+//! POSIX locks: among processes of one mount and between two, against what a local filesystem does.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use dfs_integration::tool::sh;
+
+use crate::Scene;
+
+/// What the scripts share: `ask` runs one lock call in a process of its own, `Keeper` is one that lives on.
+const TOOLS: &str = r#"
+import ctypes, errno, fcntl, os, signal, struct, subprocess, sys, time
+
+def flock(kind, start, length):
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
+
+R, W, U = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
+
+def call(fd, command, kind, start, length):
+    try:
+        return struct.unpack("hhqqi4x", fcntl.fcntl(fd, command, flock(kind, start, length)))
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
+def lock(fd, kind, start=0, length=0, wait=False):
+    found = call(fd, fcntl.F_SETLKW if wait else fcntl.F_SETLK, kind, start, length)
+    return found if isinstance(found, str) else "ok"
+
+def get(fd, kind, start=0, length=0):
+    found = call(fd, fcntl.F_GETLK, kind, start, length)
+    if isinstance(found, str): return found
+    return "free" if found[0] == U else (found[0], found[2], found[3], found[4])
+
+class Keeper:
+    "A process that has the file open and does what it is told, one line each."
+    def __init__(self, path):
+        self.path = path
+        self.p = subprocess.Popen([sys.executable, "-c", TOOLS + KEEPER, path], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True, bufsize=1)
+    def tell(self, line):
+        self.p.stdin.write(line + "\n")
+    def hear(self):
+        return self.p.stdout.readline().strip()
+    def __call__(self, line):
+        self.tell(line)
+        return self.hear()
+    def end(self):
+        self.p.stdin.close()
+        self.p.wait()
+
+KEEPER = '''
+fd = os.open(sys.argv[1], os.O_RDWR)
+for line in sys.stdin:
+    print(eval(line), flush=True)
+'''
+
+def soon(what, look, good):
+    until = time.time() + 5
+    while True:
+        found = look()
+        if good(found): return found
+        assert time.time() < until, (what, found)
+        time.sleep(0.02)
+"#;
+
+/// Runs a script with a path on each of some mounts as its arguments.
+fn python(script: &str, paths: &[&Path]) -> Result<String> {
+    let tools = format!("TOOLS = {}\nexec(TOOLS)\n", python_text(TOOLS));
+    let out =
+        Command::new("timeout").args(["120", "python3", "-c", &format!("{tools}{script}")]).args(paths).output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(out.status.success(), "{}\n{text}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
+    Ok(text)
+}
+
+/// The text as a literal of Python.
+fn python_text(text: &str) -> String {
+    let escaped: String = text.chars().flat_map(char::escape_default).collect();
+    format!("\"{escaped}\"")
+}
+
+/// The same script between two paths of one file, which may be on two mounts; it prints what it saw.
+const RULES: &str = r#"
+a, b = Keeper(sys.argv[1]), Keeper(sys.argv[2])
+def show(*args): print(*args, flush=True)
+show("shared", a("lock(fd, R, 0, 100)"), b("lock(fd, R, 50, 100)"))
+show("upgrade", a("lock(fd, W, 0, 100)"), a("lock(fd, W, 0, 50)"), b("lock(fd, R, 0, 50)"))
+show("split", a("lock(fd, U, 10, 10)"), b("lock(fd, W, 10, 10)"), b("lock(fd, W, 9, 1)"), b("lock(fd, W, 20, 1)"))
+show("downgrade", a("lock(fd, R, 0, 10)"), b("lock(fd, R, 0, 10)"), b("lock(fd, W, 0, 10)"), a("lock(fd, R, 0, 10)"))
+show("unlock", b("lock(fd, U)"), a("lock(fd, W)"), b("lock(fd, R, 1 << 62, 1)"))
+show("get", b("get(fd, R, 5, 1)[:3]"), a("get(fd, W)"))
+show("to the end", a("lock(fd, U, 0, 1000)"), b("lock(fd, W, 0, 1000)"), b("lock(fd, W, 999, 2)"))
+show("merge", b("lock(fd, U)"), a("[lock(fd, U), lock(fd, R, 0, 10), lock(fd, R, 20, 10), lock(fd, R, 10, 10)]"), b("get(fd, W)[:3]"), b("get(fd, R)"))
+# A file closed through any descriptor loses all locks of that process.
+show("close", a("lock(fd, W)"), a("os.close(os.open(sys.argv[1], os.O_RDONLY))"), b("lock(fd, W)"))
+# A child has none of its parent's locks, and its end takes none away.
+show("fork", a("os.waitpid(os.spawnv(os.P_NOWAIT, '/bin/true', ['true']), 0)[1]"), a("lock(fd, R)"), b("lock(fd, R)"))
+b.end()
+show("exit", a("lock(fd, W)"))
+c = Keeper(sys.argv[2])
+show("kill", c("lock(fd, R)"))
+a.p.kill(); a.p.wait()
+show("killed", soon("a killed process keeps its lock", lambda: c("lock(fd, W)"), lambda l: l == "ok"))
+show("flock", c("fcntl.flock(fd, fcntl.LOCK_EX)"))
+show("bad", c("lock(fd, 77)"), c("lock(fd, R, -5, 3)"))
+c.end()
+"#;
+
+#[test]
+fn ranges_kinds_and_owners_are_those_of_a_local_filesystem() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    let local = scene.cluster.dir().join("local");
+    for path in [scene.path("f"), local.clone()] {
+        fs::write(path, b"some bytes")?;
+    }
+    let expected = python(RULES, &[&local, &local])?;
+    ensure!(expected.contains("close ok None ok"), "{expected}");
+    for two in [scene.path("f"), other.path.join("f")] {
+        let got = python(RULES, &[&scene.path("f"), &two])?;
+        ensure!(got == expected, "{}:\n{got}\nlocally:\n{expected}", two.display());
+    }
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn waiting_ends_with_the_lock_with_a_signal_or_is_refused_when_it_would_never_end() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    for name in ["f", "g"] {
+        fs::write(scene.path(name), b"")?;
+    }
+    let script = r#"
+a, b = Keeper(sys.argv[1]), Keeper(sys.argv[2])
+assert a("lock(fd, W)") == "ok"
+# Woken, and soon.
+b.tell("lock(fd, W, wait=True)")
+time.sleep(0.5)
+began = time.time()
+assert a("lock(fd, U)") == "ok"
+assert b.hear() == "ok"
+assert time.time() - began < 1, time.time() - began
+# Nobody else was held up meanwhile, and in their order.
+more = [Keeper(sys.argv[1 + n % 2]) for n in range(6)]
+for k in more:
+    k.tell("lock(fd, R, wait=True)")
+assert b("lock(fd, U)") == "ok"
+assert [k.hear() for k in more] == ["ok"] * 6
+for k in more: k.end()
+# An alarm interrupts, and the program hears of it.
+assert a("lock(fd, W)") == "ok"
+c = Keeper(sys.argv[2])
+assert c("[signal.signal(signal.SIGALRM, lambda *a: 1 / 0)] and None") == "None"
+began = time.time()
+c.tell("signal.setitimer(signal.ITIMER_REAL, 0.3) and 0 or lock(fd, W, wait=True)")
+c.p.wait()
+assert 0.2 < time.time() - began < 2, time.time() - began
+# So does kill -9 of one that waits; the lock it waited for does not become its.
+d = Keeper(sys.argv[2])
+d.tell("lock(fd, W, wait=True)")
+time.sleep(0.3)
+began = time.time()
+d.p.kill(); d.p.wait()
+assert time.time() - began < 1
+assert a("lock(fd, U)") == "ok"
+time.sleep(0.3)
+assert a("lock(fd, W)") == "ok"
+# A ring of two, over two files and two mounts.
+assert a("[globals().update(g=os.open(sys.argv[1][:-1] + 'g', os.O_RDWR))]") == "[None]"
+assert b("[globals().update(g=os.open(sys.argv[1][:-1] + 'g', os.O_RDWR))]") == "[None]"
+assert b("lock(g, W)") == "ok"
+b.tell("lock(fd, W, wait=True)")
+time.sleep(0.3)
+assert a("lock(g, W, wait=True)") in ("EDEADLK", "EDEADLOCK")
+assert a("lock(fd, U)") == "ok"
+assert b.hear() == "ok"
+a.end(); b.end()
+"#;
+    python(script, &[&scene.path("f"), &other.path.join("f")])?;
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn locks_of_an_open_file_go_with_it() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"")?;
+    let script = r#"
+def ofd(fd, kind, start=0, length=0):
+    try:
+        fcntl.fcntl(fd, 37, flock(kind, start, length))
+        return "ok"
+    except OSError as e:
+        return errno.errorcode[e.errno]
+one, two = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDWR)
+assert ofd(one, W) == "ok" and ofd(two, R) == "EAGAIN"
+os.close(os.dup(one))
+os.close(os.open(sys.argv[1], os.O_RDWR))
+assert ofd(two, R) == "EAGAIN"
+os.close(one)
+soon("the lock of a closed file stays", lambda: ofd(two, R), lambda l: l == "ok")
+"#;
+    for two in [scene.path("f"), other.path.join("f")] {
+        python(script, &[&scene.path("f"), &two])?;
+    }
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let mut other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"")?;
+    let ready = scene.cluster.dir().join("ready");
+    let script =
+        "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'ok'; open(sys.argv[2], 'w').close(); time.sleep(600)";
+    let tools = format!("TOOLS = {}\nexec(TOOLS)\n{script}", python_text(TOOLS));
+    let mut holder = Command::new("python3").args(["-c", &tools]).args([&other.path.join("f"), &ready]).spawn()?;
+    let outcome = (|| {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !ready.exists() {
+            ensure!(Instant::now() < until, "the lock was not taken");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let taken = "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'EAGAIN'; a.end()";
+        python(taken, &[&scene.path("f")])?;
+        if let Some(mut metad) = scene.cluster.metad.take() {
+            metad.kill9()?;
+        }
+        scene.cluster.start_missing()?;
+        python(taken, &[&scene.path("f")])?;
+        // The end of the process that serves the mount ends its session, in order.
+        other.daemon.terminate(Duration::from_secs(60))?;
+        python("a = Keeper(sys.argv[1]); assert a('lock(fd, W, wait=True)') == 'ok'; a.end()", &[&scene.path("f")])?;
+        Ok(())
+    })();
+    holder.kill()?;
+    holder.wait()?;
+    outcome?;
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn what_is_done_under_a_lock_is_seen_by_the_next_who_has_it() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"0")?;
+    let script = r#"
+WORKER = '''
+fd = os.open(sys.argv[1], os.O_RDWR)
+for n in range(int(sys.argv[2])):
+    assert lock(fd, W, wait=True) == "ok"
+    # A file that grows, changes in place and shrinks.
+    old = os.pread(fd, 1000, 0)
+    assert len(old) == os.fstat(fd).st_size, (old, os.fstat(fd).st_size)
+    value, size = int(old.split()[0]) + 1, len(old)
+    new = str(value).encode() + b" " * (value * 7 % 300)
+    if len(new) < size: os.ftruncate(fd, len(new))
+    os.pwrite(fd, new, 0)
+    assert lock(fd, U) == "ok"
+'''
+began = time.time()
+workers = [subprocess.Popen([sys.executable, "-c", TOOLS + WORKER, sys.argv[1 + n % 2], "40"]) for n in range(8)]
+assert [w.wait() for w in workers] == [0] * 8
+assert lock(os.open(sys.argv[1], os.O_RDWR), R) == "ok"
+found = int(open(sys.argv[1]).read().split()[0])
+assert found == 8 * 40, found
+print(time.time() - began)
+"#;
+    let took = python(script, &[&scene.path("f"), &other.path.join("f")])?;
+    eprintln!("320 increments by 8 processes on two mounts took {} s", took.trim());
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn sqlite_has_two_writers_on_two_mounts() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    sh(
+        &scene.mount.path,
+        "sqlite3 db 'pragma journal_mode=delete; create table t(who, n); create table c(n); insert into c values(0)'",
+    )?;
+    let script = r#"
+import sqlite3
+WORKER = '''
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1] + "/db", timeout=100, isolation_level=None)
+for n in range(30):
+    db.execute("begin immediate")
+    db.execute("insert into t values (?, ?)", (sys.argv[2], n))
+    db.execute("update c set n = n + 1")
+    if n % 5 == 4: db.execute("rollback")
+    else: db.execute("commit")
+    count, rows = db.execute("select (select n from c), (select count(*) from t)").fetchone()
+    assert count == rows, (count, rows)
+'''
+workers = [subprocess.Popen([sys.executable, "-c", WORKER, sys.argv[1 + n % 2], str(n)]) for n in range(2)]
+assert [w.wait() for w in workers] == [0] * 2
+for path in sys.argv[1:]:
+    db = sqlite3.connect(path + "/db")
+    assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    assert db.execute("select (select n from c), (select count(*) from t)").fetchone() == (48, 48)
+"#;
+    python(script, &[&scene.mount.path, &other.path])?;
+    drop(other);
+    scene.finish()
+}
