@@ -65,7 +65,7 @@ fn cut(op: &Op) -> Option<u64> {
 
 impl Vfs {
     /// Seals what no seal of the file has taken and commits `op` with it, after everything older. `None`: there was
-    /// nothing to seal, and nothing was done.
+    /// nothing to seal, or nobody needs it any more (the file was removed meanwhile), and nothing was done.
     ///
     /// # Errors
     /// A refusal of the op; what kept the data from being saved: then the op is not done; faults.
@@ -83,15 +83,15 @@ impl Vfs {
             let work = Work { inode: inode.clone(), no };
             self.runtime.spawn(async move { vfs.save_ride(work, rider).await });
         }
-        Some(match timeout(self.config.deadline * 3, told).await {
-            Ok(Ok(done)) => done,
+        match timeout(self.config.deadline * 3, told).await {
+            Ok(Ok(done)) => Some(done),
+            // The seal left the buffer before it was committed.
             Ok(Err(_)) => {
                 let state = inode.state();
-                let lost = state.failures() != failures;
-                Err(if lost { state.failure() } else { FsError::io("the data written before could not be saved") })
+                (state.failures() != failures).then(|| Err(state.failure()))
             }
-            Err(_) => Err(FsError::io("the data written before is not saved yet")),
-        })
+            Err(_) => Some(Err(FsError::io("the data written before is not saved yet"))),
+        }
     }
 
     async fn save_ride(self: Arc<Self>, work: Work, rider: Rider) {

@@ -302,6 +302,18 @@ async fn data_of_a_file_that_is_gone_is_stale_for_who_holds_it_and_no_loss_for_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_after_data_that_nobody_needs_any_more_is_judged_by_itself() {
+    let world = World::new().await;
+    let (ino, fh) = world.written("a", b"0123456789").await;
+    world.vfs.release(fh);
+    // Removed elsewhere; what has the name now is moved.
+    lock(&world.script).refuse.push((WRITE, Refusal::NotFound));
+    assert_eq!(world.rename("a", "b", 0).await, Ok(()));
+    assert_eq!(world.seen(), [vec!["write 10", "rename"], vec!["rename"]]);
+    assert!(world.is_clean(ino));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stores_that_do_not_answer_are_waited_for_no_longer_than_one_deadline() {
     let world = World::with(Duration::from_secs(2)).await;
     world.cluster.stores.iter().for_each(|store| store.set(Mode::Stall));
