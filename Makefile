@@ -3,6 +3,8 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release
 # Where rustup puts cargo, for shells that were not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
+# A clang++ that compiles RocksDB in half the time; what cargo does without it is the same but slower.
+export PATH := $(CURDIR)/scripts/compilers:$(PATH)
 
 .PHONY: help deps tools build up down test scale conformance apps fuzz verify fix clean bench
 .DEFAULT_GOAL := help
