@@ -39,6 +39,16 @@ impl Vfs {
         self.write_when_possible(&handle, Writer::Program, offset, &data, kill_priv).await
     }
 
+    /// [`Vfs::write`] that returns when the file is durable, as with `O_SYNC` and `O_DSYNC`.
+    ///
+    /// # Errors
+    /// As for [`Vfs::write`] and [`Vfs::fsync`].
+    pub async fn write_durable(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
+        let written = self.write(fh, offset, data, kill_priv).await?;
+        self.fsync(fh).await?;
+        Ok(written)
+    }
+
     /// [`Vfs::write_pages`] without waiting.
     pub fn try_write_pages(&self, fh: u64, offset: u64, data: &[u8]) -> Option<FsResult<u32>> {
         match self.handle(fh) {
