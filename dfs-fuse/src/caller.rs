@@ -71,6 +71,34 @@ pub fn is_administrator(tid: u32) -> bool {
     status(tid).is_some_and(|status| has_capability(&status, CAP_SYS_ADMIN))
 }
 
+/// Calls that change the owner of a file. Older architectures have more of them.
+#[cfg(target_arch = "x86_64")]
+const CHOWN: &[libc::c_long] = &[libc::SYS_chown, libc::SYS_lchown, libc::SYS_fchown, libc::SYS_fchownat];
+#[cfg(not(target_arch = "x86_64"))]
+const CHOWN: &[libc::c_long] = &[libc::SYS_fchown, libc::SYS_fchownat];
+
+/// How often, and how long apart, a thread that has not begun to wait yet is looked at.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Whether thread `tid`, which waits for an answer, is in chown(2) or one of its kind. What cannot be told counts as
+/// that.
+pub async fn is_in_chown(tid: u32) -> bool {
+    for _ in 0..LOOKS {
+        match std::fs::read_to_string(format!("/proc/{tid}/syscall")) {
+            Ok(text) if text.starts_with("running") => tokio::time::sleep(LOOK_AGAIN).await,
+            found => return found.map_or(true, |text| is_chown(&text)),
+        }
+    }
+    true
+}
+
+/// The same from the text of `/proc/TID/syscall`: the number of the call comes first, -1 outside of any.
+fn is_chown(syscall: &str) -> bool {
+    let number = syscall.split_whitespace().next().and_then(|first| first.parse().ok());
+    number.is_none_or(|number| number < 0 || CHOWN.contains(&number))
+}
+
 fn has_capability(status: &str, capability: u32) -> bool {
     hex(status, "CapEff") >> capability & 1 != 0
 }
@@ -148,6 +176,13 @@ mod tests {
         assert!(!has_capability(user, CAP_FSETID));
         assert!(has_capability("CapEff:\t0000000000200000\n", CAP_SYS_ADMIN));
         assert!(has_capability("CapEff:\t0000000000000010\n", CAP_FSETID));
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_number() {
+        assert!(is_chown(&format!("{} 0x3 0xffffffff\n", libc::SYS_fchown)) && is_chown("-1 0x7ffd 0x7fa3\n"));
+        assert!(is_chown("nonsense"));
+        assert!(!is_chown(&format!("{} 0x3 0x7fa3\n", libc::SYS_pwrite64)) && !is_chown("0 0x3"));
     }
 
     #[test]
