@@ -269,7 +269,7 @@ mod tests {
         assert!(!cache.visit(&first.key) && !cache.visit(&last.key));
         assert!(cache.visit(&first.key) && cache.visit(&last.key));
         // Visits all over a file that is much larger than the cache: hardly any patch is fetched for nothing.
-        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | n.wrapping_mul(2_654_435_761) % 65_536 };
+        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
         let again = (0..4096).filter(|n| cache.visit(&far(*n))).count();
         assert!(again < 100, "{again}");
     }
@@ -287,7 +287,7 @@ mod tests {
         assert!(!visit(0) && visit(PIECE_BYTES - 1) && !visit(PIECE_BYTES));
         assert!(visit(0), "once more");
         // All over a large file hardly any patch is fetched for nothing.
-        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | n.wrapping_mul(2_654_435_761) % 65_536 };
+        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
         let worth = (0..400).filter(|n| cache.visit(&far(*n))).count();
         assert!(worth < 40, "{worth}");
     }
