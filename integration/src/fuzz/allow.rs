@@ -60,14 +60,6 @@ pub const ALLOWED: &[Allowed] = &[
         is: |case| case.field == "size" && matches!(case.local, Value::Text(text) if text == GONE),
     },
     Allowed {
-        what: "times after a `RENAME_WHITEOUT` that failed",
-        why: "ext4 makes the whiteout before it looks whether the rename can be, and takes it away again",
-        is: |case| {
-            matches!(case.op, Some(Op::Rename { flags, .. }) if flags & libc::RENAME_WHITEOUT != 0)
-                && matches!(case.field, "moved" | "mtime")
-        },
-    },
-    Allowed {
         what: "setgid without group execution stays after a write or truncation by who is not in the group",
         why: "the FUSE protocol says so (FUSE_HANDLE_KILLPRIV_V2); Linux clears it on local filesystems since 6.2",
         is: |case| {
