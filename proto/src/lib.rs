@@ -7,6 +7,9 @@
 pub mod client;
 pub mod codec;
 pub mod convert;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod server;
 pub mod status;
 
