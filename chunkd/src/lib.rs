@@ -9,6 +9,9 @@
 //! themselves); what peers can make the daemon hold in memory is bounded.
 
 pub mod config;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod metrics;
 pub mod node;
 pub mod process;

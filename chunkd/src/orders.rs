@@ -70,12 +70,12 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, mut lists: mpsc::R
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Obeyed {
+pub(crate) enum Obeyed {
     Yes { orders: usize, remembered: bool },
     Untrusted,
 }
 
-fn obey(store: &Store, list: &OrderList, remember: bool) -> Result<Obeyed, StoreError> {
+pub(crate) fn obey(store: &Store, list: &OrderList, remember: bool) -> Result<Obeyed, StoreError> {
     let before = store.orders();
     if store.untrusted() {
         // Only `dfs node trust` raises the incarnation above all that nodes remember.

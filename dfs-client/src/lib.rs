@@ -9,6 +9,9 @@ pub mod chunks;
 pub mod config;
 pub mod error;
 pub mod file;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod lock;
 pub mod meta;
 pub mod vfs;

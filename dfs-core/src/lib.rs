@@ -10,6 +10,9 @@ pub mod chunk;
 pub mod cluster;
 pub mod error;
 pub mod extent;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod id;
 pub mod limits;
 pub mod lock;

@@ -50,6 +50,10 @@ pub const INO_RANGES: usize = 16;
 pub const META_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest chunk message: a part, a batch or a read: 8 MiB.
 pub const CHUNK_MESSAGE_BYTES: usize = 8 << 20;
+/// Parts (messages within it, and entries of lists of bytes) of any message ..
+pub const MESSAGE_PARTS: usize = 128 << 10;
+/// .. and one more for each so many bytes of it: long parts are what long messages are made of.
+pub const MESSAGE_PART_BYTES: usize = 16;
 /// Bytes of chunks in one batched upload or read.
 pub const BATCH_BYTES: u64 = 4 << 20;
 /// Chunks in one batched upload or read.

@@ -7,6 +7,9 @@
 pub mod background;
 pub mod config;
 pub mod engine;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kv;
 pub mod live;
 pub mod log;

@@ -5,14 +5,18 @@
 //! [`convert`], which checks every limit; nothing here panics on what it reads.
 
 pub mod client;
+pub mod codec;
 pub mod convert;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod server;
 pub mod status;
 
-pub use convert::Malformed;
 /// The codec of all messages, for services that answer in a way of their own.
+pub use codec::BoundedCodec;
+pub use convert::Malformed;
 pub use prost::Message;
-pub use tonic_prost::ProstCodec;
 
 /// Generated from `dfs/v1/*.proto`; the documentation of each message is there.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -42,7 +42,7 @@ pub(super) async fn put_batch(node: &Arc<Node>, request: v1::PutBatchRequest) ->
     Ok(v1::PutBatchResponse { results: results.map(|r| v1::PutResult { result: Some(r) }).collect() })
 }
 
-fn decode(chunks: Vec<v1::NewChunk>) -> Result<(Vec<(ChunkId, Bytes)>, u64), Status> {
+pub(crate) fn decode(chunks: Vec<v1::NewChunk>) -> Result<(Vec<(ChunkId, Bytes)>, u64), Status> {
     if chunks.len() > BATCH_CHUNKS {
         return Err(Status::invalid_argument(format!("more than {BATCH_CHUNKS} chunks in one batch")));
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dfs_core::limits::CHUNK_MESSAGE_BYTES;
 use dfs_proto::v1::chunks_server::{ChunksServer, SERVICE_NAME};
-use dfs_proto::{ProstCodec, v1};
+use dfs_proto::{BoundedCodec, v1};
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -61,12 +61,12 @@ impl Service<http::Request<Body>> for HeldReads {
         let limit = Some(CHUNK_MESSAGE_BYTES);
         match request.uri().path() {
             "/dfs.v1.Chunks/Read" => Box::pin(async move {
-                let codec = ProstCodec::<v1::ReadResponse, v1::ReadRequest>::default();
+                let codec = BoundedCodec::<v1::ReadResponse, v1::ReadRequest>::default();
                 let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
                 Ok(grpc.server_streaming(Read(node), request).await)
             }),
             "/dfs.v1.Chunks/ReadBatch" => Box::pin(async move {
-                let codec = ProstCodec::<v1::ReadBatchResponse, v1::ReadBatchRequest>::default();
+                let codec = BoundedCodec::<v1::ReadBatchResponse, v1::ReadBatchRequest>::default();
                 let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
                 Ok(grpc.server_streaming(ReadBatch(node), request).await)
             }),

@@ -1,12 +1,12 @@
 //! The Chunks service: judges requests, moves blocking work to the pools, turns what the store
 //! says into the statuses of the contract. Decisions about data are the store's.
 
-mod batch;
+pub(crate) mod batch;
 mod forward;
 mod held;
 mod lane;
-mod put;
-mod read;
+pub(crate) mod put;
+pub(crate) mod read;
 
 use std::sync::Arc;
 

@@ -174,7 +174,7 @@ async fn deal(node: &Node, mut lanes: Vec<Lane>, mut parts: Streaming<v1::PutReq
 }
 
 /// The length with this part, if it may follow.
-fn check_part(before: u64, bytes: &Bytes) -> Result<u64, Status> {
+pub(crate) fn check_part(before: u64, bytes: &Bytes) -> Result<u64, Status> {
     if bytes.is_empty() || bytes.len() > PART_BYTES {
         return Err(Status::invalid_argument(format!("a part has 1 to {PART_BYTES} bytes")));
     }

@@ -1,5 +1,6 @@
 //! Reads. What a store finds damaged is set aside and reported, and the reader is told DATA_LOSS.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,11 +28,7 @@ const PROOF: u64 = 4096;
 
 pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<Roomy<v1::ReadResponse>, Status> {
     let served = store(node, &request.store)?;
-    let chunk = wire::chunk_ref(request.chunk)?;
-    let range = u64::from(request.offset)..u64::from(request.offset) + u64::from(request.len);
-    if range.is_empty() || range.end - range.start > READ_BYTES || range.end > u64::from(chunk.len) {
-        return Err(Status::invalid_argument("a range has 1 byte to 4 MiB and lies within its chunk"));
-    }
+    let (chunk, range) = decode(request)?;
     let wide = group_range(range.clone(), u64::from(chunk.len));
     let bytes = wide.end - wide.start;
     let room = room(&node.read_kib, COPIES * (bytes + PROOF)).await?;
@@ -56,6 +53,16 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
         }
         Err(e) => Err(failed(node, &served, chunk, &e)),
     }
+}
+
+/// The chunk, and a range that lies in it as far as the request tells.
+pub(crate) fn decode(request: v1::ReadRequest) -> Result<(ChunkRef, Range<u64>), Status> {
+    let chunk = wire::chunk_ref(request.chunk)?;
+    let range = u64::from(request.offset)..u64::from(request.offset) + u64::from(request.len);
+    if range.is_empty() || range.end - range.start > READ_BYTES || range.end > u64::from(chunk.len) {
+        return Err(Status::invalid_argument("a range has 1 byte to 4 MiB and lies within its chunk"));
+    }
+    Ok((chunk, range))
 }
 
 pub(super) async fn read_batch(

@@ -21,9 +21,10 @@ use dfs_core::chunk::ChunkId;
 use dfs_core::id::SlotId;
 use dfs_disk::{Access, Disk, DiskFile, Io};
 
-use super::api::StoreError;
+use super::api::{SMALL, StoreError};
 use super::index::{LogSeq, Place, Position};
 use super::layout::{CHECKPOINT, CHECKPOINT_NEW, create_anew};
+use super::record::HEADER;
 use super::stats::StoreStats;
 use super::{Store, lock};
 
@@ -192,6 +193,9 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Option<Loaded> {
         return None;
     }
     let upto = Position { seq: LogSeq(word(&head, 8)?), offset: word(&head, 12)? };
+    if upto.seq > LogSeq::END || !is_place(upto.offset) {
+        return None;
+    }
     let count = u64::from(word(&head, 16)?);
     let rows_at = HEAD as u64 + count * LOG as u64;
     let rows = u64::from_be_bytes(end[..8].try_into().ok()?);
@@ -203,7 +207,11 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path) -> Option<Loaded> {
         let mut b = [0; LOG];
         file.read_exact_at(&mut b, HEAD as u64 + i * LOG as u64).ok()?;
         let long = |at: usize| b[at..at + 8].try_into().ok().map(u64::from_be_bytes);
-        logs.insert(LogSeq(word(&b, 0)?), CoveredLog { nonce: long(4)?, end: word(&b, 12)?, tombstones: long(16)? });
+        let log = CoveredLog { nonce: long(4)?, end: word(&b, 12)?, tombstones: long(16)? };
+        if !is_place(log.end) || log.tombstones > i32::MAX as u64 {
+            return None;
+        }
+        logs.insert(LogSeq(word(&b, 0)?), log);
     }
     Some(Loaded { upto, logs, file, rows_at, rows })
 }
@@ -212,9 +220,25 @@ fn word(b: &[u8], at: usize) -> Option<u32> {
     b.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
+/// Whether a record can begin or end there.
+fn is_place(offset: u32) -> bool {
+    offset.is_multiple_of(HEADER as u32) && offset <= i32::MAX as u32
+}
+
+/// The row in its bytes; `None` when no record is so long, or lies there.
+fn row(b: &[u8]) -> Option<(SlotId, ChunkId, Place)> {
+    let at = Position { seq: LogSeq(word(b, 40)?), offset: word(b, 44)? };
+    let len = word(b, 36)?;
+    let possible = len > 0 && u64::from(len) < SMALL && at.seq < LogSeq::END && is_place(at.offset);
+    possible.then_some((SlotId(word(b, 0)?), ChunkId::from_slice(b.get(4..36)?)?, Place::log(len, at)))
+}
+
 impl Loaded {
     /// All rows.
-    pub(super) fn rows(&self, mut row: impl FnMut(SlotId, ChunkId, Place)) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// `InvalidData` when one makes no sense, which only a fault of this program can bring about: the hash was right.
+    pub(super) fn rows(&self, mut each: impl FnMut(SlotId, ChunkId, Place)) -> io::Result<()> {
         let per_read = (BUFFER / ROW) as u64;
         let mut buf = vec![0; BUFFER / ROW * ROW];
         let mut done = 0;
@@ -223,12 +247,8 @@ impl Loaded {
             let bytes = &mut buf[..n as usize * ROW];
             self.file.read_exact_at(bytes, self.rows_at + done * ROW as u64)?;
             for b in bytes.chunks_exact(ROW) {
-                let parsed = || {
-                    let at = Position { seq: LogSeq(word(b, 40)?), offset: word(b, 44)? };
-                    Some((SlotId(word(b, 0)?), ChunkId::from_slice(&b[4..36])?, Place::log(word(b, 36)?, at)))
-                };
-                let (slot, id, place) = parsed().ok_or(io::ErrorKind::InvalidData)?;
-                row(slot, id, place);
+                let (slot, id, place) = row(b).ok_or(io::ErrorKind::InvalidData)?;
+                each(slot, id, place);
             }
             done += n;
         }

@@ -30,6 +30,12 @@ pub(super) struct Place {
 
 const FILE: LogSeq = LogSeq(u32::MAX);
 
+impl LogSeq {
+    /// No store ever has so many logs: whatever says so is damaged. All that come after one below have numbers, and
+    /// none is [`FILE`].
+    pub(super) const END: Self = Self(1 << 31);
+}
+
 impl Place {
     pub(super) fn file(len: u32) -> Self {
         Self { len, at: Position { seq: FILE, offset: 0 } }

@@ -397,5 +397,5 @@ pub(super) fn file_name(id: LogId) -> String {
 pub(super) fn parse_name(name: &str) -> Option<LogId> {
     let (seq, nonce) = name.strip_suffix(".log")?.split_once('-')?;
     let id = LogId { seq: LogSeq(u32::from_str_radix(seq, 16).ok()?), nonce: u64::from_str_radix(nonce, 16).ok()? };
-    (file_name(id) == name).then_some(id)
+    (file_name(id) == name && id.seq < LogSeq::END).then_some(id)
 }

@@ -31,6 +31,8 @@ mod buffers;
 mod checkpoint;
 mod compact;
 mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod index;
 mod inventory;
 mod layout;

@@ -24,6 +24,9 @@ use super::record::{Found, HEADER, LogId, Scan};
 /// Chunks whose record was found bad; they are damage unless they turn up elsewhere.
 pub(super) type Suspects = Vec<(SlotId, ChunkId, String)>;
 
+/// No log is longer: the ends of its records are numbers of 32 bits.
+const LONGEST: u32 = 1 << 31;
+
 struct FoundLog {
     id: LogId,
     path: PathBuf,
@@ -74,7 +77,7 @@ fn list(disk: &dyn Disk, dir: &Path, report: &mut OpenReport) -> Result<BTreeMap
     for entry in disk.read_dir(&dir).map_err(StoreError::io(format!("listing {}", dir.display())))? {
         let path = dir.join(&entry.name);
         match (parse_name(&entry.name), u32::try_from(entry.len)) {
-            (Some(id), Ok(len)) if !entry.dir && !found.contains_key(&id.seq) => {
+            (Some(id), Ok(len)) if len <= LONGEST && !entry.dir && !found.contains_key(&id.seq) => {
                 found.insert(id.seq, FoundLog { id, path, len });
             }
             _ => report.damage(Damage { place: format!("{} is no log", path.display()), chunk: None }),

@@ -70,9 +70,11 @@ impl State {
         }
         let long = |at: usize| b[at..at + 8].try_into().ok().map(u64::from_be_bytes);
         let seen = Remembered { start: StartId::from_slice(&b[56..72])?, index: LogIndex(long(72)?) };
+        // Each change and each start counts one more: nobody has come so far.
+        let counted = |n: u64| (n <= u64::MAX / 2).then_some(n);
         Some(Self {
-            version: long(8)?,
-            starts: StartCounter(long(16)?),
+            version: counted(long(8)?)?,
+            starts: StartCounter(counted(long(16)?)?),
             orders: OrderNo::from_slice(&b[24..36])?,
             cluster: if b[36] == 1 { Some(ClusterId::from_slice(&b[40..56])?) } else { None },
             remembered: (b[37] == 1).then_some(seen),

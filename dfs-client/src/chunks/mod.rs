@@ -11,6 +11,8 @@ mod choose;
 mod content;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod pool;
 mod read;
 mod repair;

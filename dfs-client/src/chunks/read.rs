@@ -276,7 +276,7 @@ impl ChunkClient {
 }
 
 /// The bytes of `range` out of a store's answer; `None` unless they are those of the name.
-fn verified(of: ChunkRef, range: std::ops::Range<u64>, slice: Bytes) -> Option<Bytes> {
+pub(super) fn verified(of: ChunkRef, range: std::ops::Range<u64>, slice: Bytes) -> Option<Bytes> {
     let len = u64::from(of.len);
     let wide = chunk::group_range(range.clone(), len);
     let bytes = chunk::verify(of.id, len, range.clone(), &slice).ok()?;

@@ -48,7 +48,7 @@ impl Inos {
         self.asking = false;
         if let Some((start, end)) = range
             && session == self.session
-            && start < end
+            && end.checked_sub(start).is_some_and(|n| (1..=limits::INO_GRANT).contains(&n))
             && self.ranges.len() < limits::INO_RANGES - 1
         {
             self.ranges.push_back((start, end));
@@ -75,6 +75,8 @@ mod tests {
         assert_eq!(inos.take(a), Taken { ino: Some(Ino(9000)), ask: true });
         inos.granted(a, None);
         assert!(inos.take(a).ask, "asks again after a failure");
+        inos.granted(a, Some((0, u64::MAX)));
+        assert!(inos.take(a).ask, "more than can be granted is no grant");
         inos.granted(SessionId(9), Some((1, 5)));
         assert_eq!(inos.take(SessionId(2)), Taken { ino: None, ask: true });
     }

@@ -9,6 +9,8 @@
 mod calls;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod inos;
 mod outbox;
 mod report;
@@ -82,6 +84,26 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
+    fn new(config: &ClientConfig) -> Self {
+        Self {
+            addr: config.meta.clone(),
+            client_name: config.client_name.clone(),
+            deadline: config.deadline,
+            connect_deadline: config.connect_deadline,
+            calls: Mutex::new(Calls::new()),
+            lanes: Semaphore::new(usize::from(limits::LANES)),
+            questions: Semaphore::new(QUESTIONS),
+            inos: Mutex::new(Inos::default()),
+            granted: Notify::new(),
+            map: watch::Sender::new(Arc::default()),
+            loads: watch::Sender::new(Arc::default()),
+            on_held: OnceLock::new(),
+            on_lost: OnceLock::new(),
+            end: Notify::new(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
     fn session(&self) -> SessionId {
         lock(&self.calls).session()
     }
@@ -123,23 +145,7 @@ impl MetaClient {
         config.validate()?;
         let channel = dfs_proto::client::meta_channel(&config.meta)
             .map_err(|e| FsError::Io(format!("the address of metad cannot be used: {e}")))?;
-        let shared = Arc::new(Shared {
-            addr: config.meta.clone(),
-            client_name: config.client_name.clone(),
-            deadline: config.deadline,
-            connect_deadline: config.connect_deadline,
-            calls: Mutex::new(Calls::new()),
-            lanes: Semaphore::new(usize::from(limits::LANES)),
-            questions: Semaphore::new(QUESTIONS),
-            inos: Mutex::new(Inos::default()),
-            granted: Notify::new(),
-            map: watch::Sender::new(Arc::default()),
-            loads: watch::Sender::new(Arc::default()),
-            on_held: OnceLock::new(),
-            on_lost: OnceLock::new(),
-            end: Notify::new(),
-            closed: watch::Sender::new(false),
-        });
+        let shared = Arc::new(Shared::new(config));
         session::start(&shared, channel.clone()).await?;
         Ok(Self { owner: Arc::new(Owner(shared)), channel, reports: report::slots() })
     }

@@ -49,7 +49,7 @@ enum NotOpened {
 
 /// Why a stream is no longer served.
 #[derive(Debug, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     Broken(String),
     SessionLost,
     /// It is to be ended.
@@ -289,7 +289,7 @@ async fn serve(shared: &Shared, stream: &mut Streaming<v1::SessionResponse>) -> 
 }
 
 /// Takes in one message; says when the session can go on no longer.
-fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> Option<Stop> {
+pub(super) fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Vec<u64>) -> Option<Stop> {
     let mut stop = None;
     if !message.results.is_empty() {
         let mut freed = 0;

@@ -6,12 +6,12 @@ use crate::machine::command::Entry;
 const V1: u8 = 1;
 
 /// The bytes of an entry.
-pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>, Fault> {
+pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, Fault> {
     postcard::to_extend(entry, vec![V1]).map_err(|e| Fault::new(format!("an entry cannot be encoded: {e}")))
 }
 
 /// The inverse; `index` is for the message.
-pub(super) fn decode(index: u64, bytes: &[u8]) -> Result<Entry, Fault> {
+pub(crate) fn decode(index: u64, bytes: &[u8]) -> Result<Entry, Fault> {
     match bytes.split_first() {
         Some((&V1, rest)) => match postcard::take_from_bytes(rest) {
             Ok((entry, [])) => Ok(entry),

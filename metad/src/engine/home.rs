@@ -76,7 +76,7 @@ fn write_mark(dir: &Path, mark: &Path, cluster: ClusterId) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 
-fn parse(dir: &Path, text: &str) -> Result<ClusterId, HomeError> {
+pub(crate) fn parse(dir: &Path, text: &str) -> Result<ClusterId, HomeError> {
     let mut words = text.split_whitespace();
     let foreign = || HomeError::Foreign(dir.into());
     if words.next() != Some(MARK) {

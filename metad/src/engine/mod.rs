@@ -6,9 +6,9 @@
 //! snapshot and never wait for the writer.
 
 mod clock;
-mod entry;
+pub(crate) mod entry;
 mod flush;
-mod home;
+pub(crate) mod home;
 mod open;
 mod room;
 #[cfg(test)]

@@ -59,12 +59,15 @@ pub(super) fn classify(name: &str) -> Kind {
     if name == UNFINISHED {
         return Kind::Unfinished;
     }
-    if let Some(number) = name.strip_suffix(".log").filter(|n| n.len() == 16) {
-        return u64::from_str_radix(number, 16).map_or(Kind::Other, |n| Kind::Log(FileNumber(n)));
-    }
-    match name.strip_prefix("spare-").and_then(|n| n.parse().ok()) {
-        Some(slot) => Kind::Spare(Slot(slot)),
-        None => Kind::Other,
+    // Numbers can be written in more than one way ("+1", "AB"): only what this program writes is the name of a file of
+    // its own, for it is opened and removed by that.
+    let is_name = |path: PathBuf| path.as_os_str() == name;
+    let number = name.strip_suffix(".log").and_then(|n| u64::from_str_radix(n, 16).ok()).map(FileNumber);
+    let slot = name.strip_prefix("spare-").and_then(|n| n.parse().ok()).map(Slot);
+    match (number, slot) {
+        (Some(number), _) if is_name(number.path(Path::new(""))) => Kind::Log(number),
+        (_, Some(slot)) if is_name(slot.path(Path::new(""))) => Kind::Spare(slot),
+        _ => Kind::Other,
     }
 }
 
@@ -146,4 +149,18 @@ pub(super) fn begin(
     spares.0.retain(|s| *s != slot);
     disk.sync_dir(dir).map_err(|e| LogError::io(dir, "sync", e))?;
     Ok(Current { file, bytes: options.file_bytes, tail: UNIT as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_as_they_are_written_are_files_of_the_log() {
+        assert_eq!(classify("00000000000000ab.log"), Kind::Log(FileNumber(0xab)));
+        assert_eq!((classify("spare-1"), classify("spare.tmp")), (Kind::Spare(Slot(1)), Kind::Unfinished));
+        for other in ["+0000000000000ab.log", "00000000000000AB.log", "ab.log", "spare-01", "spare-+1", "spare-", "x"] {
+            assert_eq!(classify(other), Kind::Other, "{other}");
+        }
+    }
 }

@@ -34,6 +34,8 @@ mod entries;
 mod error;
 mod files;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod header;
 mod recovery;
 #[cfg(test)]

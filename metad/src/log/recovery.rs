@@ -14,6 +14,8 @@ use super::{Current, Log, LogError, LogFile, LogOptions, UNIT};
 
 const FILE_BYTES_MIN: u64 = 16 << 10;
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Neither files nor entries are numbered beyond this, not in all the time there is.
+const INDEX_MAX: u64 = u64::MAX / 2;
 
 pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Log, LogError> {
     check_file_bytes(options.file_bytes).ok_or(LogError::FileBytes(options.file_bytes))?;
@@ -90,7 +92,9 @@ fn read_header(disk: &dyn Disk, dir: &Path, number: FileNumber, options: &LogOpt
     if header.number != number {
         return Err(LogError::corrupt(&path, 32, format!("it says that its number is {:016x}", header.number.0)));
     }
-    if header.first.0 == 0 || check_file_bytes(header.file_bytes).is_none() {
+    // Nothing ever counts so far that the next one would not be a number any more.
+    let is_last = header.first.0 > INDEX_MAX || header.number.0 > INDEX_MAX;
+    if header.first.0 == 0 || is_last || check_file_bytes(header.file_bytes).is_none() {
         return Err(LogError::corrupt(&path, 40, "its header makes no sense"));
     }
     let len = file.len().map_err(|e| LogError::io(&path, "read", e))?;

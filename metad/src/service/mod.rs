@@ -2,8 +2,8 @@
 
 mod check;
 mod meta;
-mod nodes;
-mod session;
+pub(crate) mod nodes;
+pub(crate) mod session;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! The service `Nodes`: what chunk daemons say and hear.
 
-use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::chunk::ChunkRef;
 use dfs_core::cluster::NodeState;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, LogIndex, LossNo, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
@@ -74,12 +74,12 @@ impl Nodes for Service {
         let request = request.into_inner();
         let shared = &self.0;
         let node = NodeId::from_slice(&request.node).ok_or_else(|| bad("a node id has 16 bytes"))?;
+        let says = parse_beat(&request)?;
         let map = shared.map();
         let unknown = || Status::not_found("this node is not registered here as it is now; register again");
         if !map.nodes.contains_key(&node) {
             return Err(unknown());
         }
-        let says = request.stores.iter().map(says_in_beat).collect::<Option<Vec<_>>>().ok_or_else(|| bad("store"))?;
         for s in &says {
             let known = map.stores.get(&s.store).ok_or_else(unknown)?;
             if known.node != node || known.start != s.start {
@@ -87,7 +87,7 @@ impl Nodes for Service {
             }
         }
         for beat in request.stores.iter().filter(|b| !b.trouble.is_empty()) {
-            tracing::warn!(%node, trouble = beat.trouble, "a store has trouble with its disk");
+            tracing::warn!(%node, trouble = head(&beat.trouble), "a store has trouble with its disk");
         }
         shared.nodes.heard(node, &says, now());
         self.bring_up(node).await?;
@@ -136,30 +136,15 @@ impl Nodes for Service {
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
-        let _room = self.0.engine.room().take(request.encoded_len()).await;
-        let store = store_id(&request.store)?;
-        if request.got.len() + request.lost.len() > LIST_CHUNKS as usize {
-            return Err(bad("too many chunks in one report"));
-        }
-        if !request.got.is_empty() {
-            let got = |g: v1::GotChunk| {
-                let chunk = ChunkRef::try_from(g.chunk?).ok()?;
-                let orders = g.orders.map(OrderNo::try_from).and_then(Result::ok).unwrap_or_default();
-                Some(Got { slot: chunk.slot, id: chunk.id, orders, losses: LossNo(g.losses) })
-            };
-            let chunks = request.got.into_iter().map(got).collect::<Option<Vec<_>>>().ok_or_else(|| bad("chunk"))?;
-            let (start, as_of) = (StartCounter(request.start), LogIndex(request.as_of));
-            let command = Command::MissedDone { store, start, as_of, chunks };
+        let bytes = request.encoded_len();
+        // Before it waits for room: what waits is no larger than it may be.
+        let commands = parse_report(request)?;
+        let _room = self.0.engine.room().take(bytes).await;
+        for command in commands {
+            if let Command::AddMissed { store, chunks, .. } = &command {
+                tracing::warn!(%store, chunks = chunks.len(), "a store lacks chunks that it should have");
+            }
             self.done(command).await?;
-        }
-        if !request.lost.is_empty() {
-            let chunks: Vec<(SlotId, ChunkId)> = request
-                .lost
-                .into_iter()
-                .map(|c| ChunkRef::try_from(c).map(|c| (c.slot, c.id)).map_err(|e| bad(&e.to_string())))
-                .collect::<Result<_, _>>()?;
-            tracing::warn!(%store, chunks = chunks.len(), "a store lacks chunks that it should have");
-            self.done(Command::AddMissed { store, loss: request.loss.map(LossNo), chunks }).await?;
         }
         Ok(Response::new(v1::ReportResponse {}))
     }
@@ -218,7 +203,45 @@ fn store_id(bytes: &[u8]) -> Result<StoreId, Status> {
     StoreId::from_slice(bytes).ok_or_else(|| bad("a store id has 16 bytes"))
 }
 
-fn parse_register(request: &v1::RegisterRequest) -> Result<RegisterNode, Status> {
+/// What a report has to be done for: chunks that came first, then those that are lost.
+pub(crate) fn parse_report(request: v1::ReportRequest) -> Result<Vec<Command>, Status> {
+    let store = store_id(&request.store)?;
+    if request.got.len() + request.lost.len() > LIST_CHUNKS as usize {
+        return Err(bad("too many chunks in one report"));
+    }
+    let mut commands = Vec::new();
+    if !request.got.is_empty() {
+        let got = |g: v1::GotChunk| {
+            let chunk = ChunkRef::try_from(g.chunk?).ok()?;
+            let orders = orders_of(g.orders.as_ref());
+            Some(Got { slot: chunk.slot, id: chunk.id, orders, losses: LossNo(g.losses) })
+        };
+        let chunks = request.got.into_iter().map(got).collect::<Option<Vec<_>>>().ok_or_else(|| bad("chunk"))?;
+        let (start, as_of) = (StartCounter(request.start), LogIndex(request.as_of));
+        commands.push(Command::MissedDone { store, start, as_of, chunks });
+    }
+    if !request.lost.is_empty() {
+        let lost = |c: v1::ChunkRef| ChunkRef::try_from(c).map(|c| (c.slot, c.id)).map_err(|e| bad(&e.to_string()));
+        let chunks = request.lost.into_iter().map(lost).collect::<Result<_, _>>()?;
+        commands.push(Command::AddMissed { store, loss: request.loss.map(LossNo), chunks });
+    }
+    Ok(commands)
+}
+
+/// What the stores of a node say. Each is looked up and gets orders: there are no more of them than a node may have.
+pub(crate) fn parse_beat(request: &v1::HeartbeatRequest) -> Result<Vec<StoreSays>, Status> {
+    if request.stores.len() > STORES_PER_NODE {
+        return Err(bad("a node has 1 to 64 stores"));
+    }
+    request.stores.iter().map(says_in_beat).collect::<Option<_>>().ok_or_else(|| bad("store"))
+}
+
+/// As much of a text as goes into a log.
+fn head(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LABEL_BYTES)]
+}
+
+pub(crate) fn parse_register(request: &v1::RegisterRequest) -> Result<RegisterNode, Status> {
     if request.addr.len() > LABEL_BYTES || request.zone.len() > LABEL_BYTES || request.addr.is_empty() {
         return Err(bad("address or zone"));
     }
@@ -262,7 +285,7 @@ fn says_in_beat(s: &v1::StoreBeat) -> Option<StoreSays> {
 }
 
 /// What a store that has carried out all up to `done` has still to delete, and how far that brings it.
-fn read_orders(
+pub(crate) fn read_orders(
     snapshot: &dyn Snapshot,
     store: StoreId,
     done: OrderNo,
@@ -289,6 +312,23 @@ fn read_orders(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_longer_than_it_may_be_is_refused_before_anything_waits_for_it() {
+        let id = vec![1; 16];
+        let beat = |stores| v1::HeartbeatRequest {
+            stores: vec![v1::StoreBeat { store: id.clone(), ..Default::default() }; stores],
+            ..Default::default()
+        };
+        assert!(parse_beat(&beat(STORES_PER_NODE)).is_ok_and(|says| says.len() == STORES_PER_NODE));
+        assert_eq!(parse_beat(&beat(STORES_PER_NODE + 1)).unwrap_err().code(), tonic::Code::InvalidArgument);
+        let chunk = v1::ChunkRef { id: vec![7; 32], len: 1, slot: 0 };
+        let report =
+            |chunks| v1::ReportRequest { store: id.clone(), lost: vec![chunk.clone(); chunks], ..Default::default() };
+        assert_eq!(parse_report(report(LIST_CHUNKS as usize)).unwrap().len(), 1);
+        assert!(parse_report(report(LIST_CHUNKS as usize + 1)).is_err());
+        assert_eq!(head(&"\u{e4}".repeat(200)).len(), LABEL_BYTES - 1);
+    }
 
     #[test]
     fn a_full_disk_here_does_not_end_the_nodes() {

@@ -117,13 +117,13 @@ async fn open_new(shared: Arc<Shared>, client: String) -> Result<(SessionId, boo
 }
 
 /// A call, understood.
-enum Parsed {
+pub(crate) enum Parsed {
     Command(Command),
     Query(Query),
     Wait(Wanted),
 }
 
-fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
+pub(crate) fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
     match call.body {
         Some(v1::call::Body::Commit(commit)) => {
             let commit = Commit { session, ..Commit::try_from(commit)? };

@@ -1,0 +1,162 @@
+//! The codec of all services: protobuf, but no message is decoded that is made of too many parts.
+//!
+//! An empty part of a list takes two bytes on the wire and a hundred in memory. A message of the longest size made of
+//! such would take some hundred times its length, before any limit of [`crate::convert`] is looked at. So its parts
+//! are counted first, which allocates nothing.
+
+use std::marker::PhantomData;
+
+use bytes::Buf;
+use dfs_core::limits::{MESSAGE_PART_BYTES, MESSAGE_PARTS};
+use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::Malformed;
+
+/// What there is to count in a message: its fields that are messages, and those that are lists of bytes or strings.
+#[derive(Debug)]
+pub struct Shape(pub(crate) &'static [(u32, Option<&'static Shape>)]);
+
+/// A generated message.
+pub trait Shaped {
+    /// Its shape.
+    const SHAPE: &'static Shape;
+}
+
+include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+
+/// Refuses a message of more than [`MESSAGE_PARTS`] parts, unless they are as long as those of long messages are.
+///
+/// # Errors
+/// Then, and when it is not protobuf (groups, which nobody sends, are not either).
+pub fn check<M: Shaped>(message: &[u8]) -> Result<(), Malformed> {
+    let most = MESSAGE_PARTS + message.len() / MESSAGE_PART_BYTES;
+    let parts = count(M::SHAPE, message, most).ok_or(Malformed { what: "not a message" })?;
+    crate::convert::check(parts <= most, "too many parts in a message")
+}
+
+/// The number of parts, or one that is over `most`; `None` if it is no message.
+fn count(shape: &Shape, mut rest: &[u8], most: usize) -> Option<usize> {
+    let mut parts = 0;
+    while !rest.is_empty() && parts <= most {
+        let (field, wire) = decode_key(&mut rest).ok()?;
+        let skip = match wire {
+            WireType::Varint => {
+                decode_varint(&mut rest).ok()?;
+                0
+            }
+            WireType::ThirtyTwoBit => 4,
+            WireType::SixtyFourBit => 8,
+            WireType::LengthDelimited => usize::try_from(decode_varint(&mut rest).ok()?).ok()?,
+            WireType::StartGroup | WireType::EndGroup => return None,
+        };
+        let (value, behind) = rest.split_at_checked(skip)?;
+        rest = behind;
+        if let Some((_, inner)) = shape.0.iter().find(|(number, _)| *number == field) {
+            parts += 1;
+            if let (Some(inner), WireType::LengthDelimited) = (inner, wire) {
+                parts += count(inner, value, most - most.min(parts))?;
+            }
+        }
+    }
+    Some(parts)
+}
+
+/// Sends `T` and receives `U`.
+#[derive(Clone, Debug)]
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Shaped + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+    }
+}
+
+/// Counts, then decodes.
+#[derive(Clone, Debug)]
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Shaped + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // It lies in one piece: what does not would be counted too low.
+        if buf.chunk().len() < buf.remaining() {
+            return Err(Status::internal("a message in pieces"));
+        }
+        check::<U>(buf.chunk())?;
+        self.0.decode(buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1;
+
+    /// A field of so many bytes.
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        prost::encoding::encode_varint(value.len() as u64, &mut bytes);
+        bytes.extend(value);
+        bytes
+    }
+
+    #[test]
+    fn parts_are_counted_wherever_they_are() {
+        let chunk = v1::ChunkRef { id: vec![7; 32], len: 5, slot: 3 };
+        let ack = v1::Ack { orders: Some(v1::OrderNo::default()), ..Default::default() };
+        let put = v1::Put { chunk: Some(chunk), acks: vec![ack; 3] };
+        let commit = v1::Commit { puts: vec![put; 10], ..Default::default() };
+        assert_eq!(count(v1::Commit::SHAPE, &commit.encode_to_vec(), usize::MAX), Some(10 * 8));
+        let call = v1::Call { id: 1, body: Some(v1::call::Body::Commit(commit)) };
+        let request = v1::SessionRequest { calls: vec![call; 2], not_held: vec![1; 100], ..Default::default() };
+        assert_eq!(count(v1::SessionRequest::SHAPE, &request.encode_to_vec(), usize::MAX), Some(2 * 82));
+        let known = v1::KnownChunk { missed: vec![vec![1; 16]; 4], ..Default::default() };
+        assert_eq!(count(v1::KnownChunk::SHAPE, &known.encode_to_vec(), usize::MAX), Some(4));
+    }
+
+    #[test]
+    fn a_message_of_empty_parts_is_refused_before_it_takes_memory() {
+        let groups = |n| field(1, &field(2, &field(5, &[]).repeat(n)));
+        let call = |n| field(2, &groups(n)[2..]);
+        assert_eq!(check::<v1::SessionRequest>(&call(1)), Ok(()));
+        let commit = field(5, &[]).repeat(MESSAGE_PARTS * 2);
+        assert_eq!(check::<v1::Commit>(&commit), Err(Malformed { what: "too many parts in a message" }));
+        let deep = field(2, &field(2, &commit));
+        assert_eq!(check::<v1::SessionRequest>(&deep), Err(Malformed { what: "too many parts in a message" }));
+        let long = field(5, &[0; 64]).repeat(MESSAGE_PARTS);
+        assert!(check::<v1::PutBatchRequest>(&long).is_ok(), "no part of that message");
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for bytes in [&[0x0b][..], &[0x0c], &[0x0a, 5, 1], &[0x0a], &[0xff; 12], &[0x0e], &[0]] {
+            assert_eq!(check::<v1::Commit>(bytes), Err(Malformed { what: "not a message" }), "{bytes:?}");
+        }
+        assert_eq!(check::<v1::Commit>(&[]), Ok(()));
+    }
+}
