@@ -6,11 +6,11 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # A clang++ that compiles RocksDB in half the time; what cargo does without it is the same but slower.
 export PATH := $(CURDIR)/scripts/compilers:$(PATH)
 
-.PHONY: help deps tools build programs-and-tests up down test scale conformance apps fuzz verify fix clean bench
+.PHONY: help deps tools build programs-and-tests up down test scale conformance apps fuzz fuzz-parsers verify fix clean bench
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Installs the Debian packages that are missing (needs root or sudo for that)
 	@scripts/deps
@@ -46,6 +46,9 @@ apps: build tools ## Runs PostgreSQL, sqlite, git, rsync, cargo, npm and overlay
 
 fuzz: build ## Compares a mount with a local directory, call by call, for two hours (DFS_FUZZ_MINUTES, DFS_FUZZ_SEED)
 	DFS_FUZZ_MINUTES=$${DFS_FUZZ_MINUTES:-120} cargo test --release --workspace --test fuzz -- --include-ignored --nocapture --test-threads=1 a_mount
+
+fuzz-parsers: build ## Fuzzes all parsers of what peers and disks bring, an hour each (DFS_FUZZ_SECONDS, TARGETS)
+	@scripts/fuzz-parsers $(TARGETS)
 
 bench: build ## Measures this, the local disk and every competitor installed; writes docs/benchmark.md (half an hour)
 	@scripts/bench $(ARGS)

@@ -1,0 +1,3 @@
+#![no_main]
+
+dfs_fuzz::program!(metad::fuzz::LOG);
