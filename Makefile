@@ -3,8 +3,10 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release
 # Where rustup puts cargo, for shells that were not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
+# A clang++ that compiles RocksDB in half the time; what cargo does without it is the same but slower.
+export PATH := $(CURDIR)/scripts/compilers:$(PATH)
 
-.PHONY: help deps tools build up down test scale conformance apps fuzz fuzz-parsers verify fix clean bench
+.PHONY: help deps tools build programs-and-tests up down test scale conformance apps fuzz fuzz-parsers verify fix clean bench
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets
@@ -25,7 +27,11 @@ up: build ## Starts metad and three chunkds on this machine and mounts them at .
 down: ## Unmounts ./mnt and stops what `make up` started; the data stays
 	@if [ -f .dev/cluster.toml ]; then $(BIN)/dfs dev down --dir .dev; else echo "nothing was started here"; fi
 
-test: build tools ## Runs all tests, real daemons and real mounts included
+# All at once: programs that are built without the tests would be compiled again with the features that tests want.
+programs-and-tests: deps
+	cargo build --release --workspace --all-targets
+
+test: programs-and-tests tools ## Runs all tests, real daemons and real mounts included
 	@scripts/test
 
 scale: build ## Measures metad with a million files: memory, restart, check (some minutes)
@@ -47,7 +53,7 @@ fuzz-parsers: build ## Fuzzes all parsers of what peers and disks bring, an hour
 bench: build ## Measures this, the local disk and every competitor installed; writes docs/benchmark.md (half an hour)
 	@scripts/bench $(ARGS)
 
-verify: build tools ## Checks format, lints, tests and documentation; changes nothing
+verify: programs-and-tests tools ## Checks format, lints, tests and documentation; changes nothing
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	@scripts/test

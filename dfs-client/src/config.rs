@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dfs_core::limits;
 
+use crate::cache::disk::DiskCache;
 use crate::error::{FsError, FsResult};
 
 /// Below this a single writer would wait for each of its parts.
@@ -20,6 +21,8 @@ pub struct ClientConfig {
     pub dirty_bytes: u64,
     /// Bytes of chunks kept in memory for readers.
     pub cache_bytes: u64,
+    /// More of them in a directory on disk, kept over restarts; `None`: nothing is kept on disk.
+    pub disk_cache: Option<DiskCache>,
     /// A call without an answer by then fails with EIO.
     pub deadline: Duration,
     /// How long metad may be away when the client starts.
@@ -35,6 +38,7 @@ impl Default for ClientConfig {
             client_name: format!("pid {}", std::process::id()),
             dirty_bytes: 192 << 20,
             cache_bytes: 64 << 20,
+            disk_cache: None,
             deadline: limits::DEADLINE,
             connect_deadline: Duration::from_secs(10),
             ttl: limits::TTL,
@@ -58,6 +62,10 @@ impl ClientConfig {
         }
         if self.dirty_bytes < DIRTY_LEAST {
             return wrong(format!("the write buffer must be at least {DIRTY_LEAST} bytes"));
+        }
+        let bounds = DiskCache::LEAST..=DiskCache::MOST;
+        if self.disk_cache.as_ref().is_some_and(|disk| !bounds.contains(&disk.bytes)) {
+            return wrong(format!("the disk cache must be {} to {} bytes", bounds.start(), bounds.end()));
         }
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(3600);
@@ -86,6 +94,9 @@ mod tests {
         }
         assert!(ClientConfig { client_name: "x".repeat(256), ..good.clone() }.validate().is_err());
         assert!(ClientConfig { dirty_bytes: 1 << 20, ..good.clone() }.validate().is_err());
+        let disk = |bytes| Some(DiskCache { dir: "/x".into(), bytes });
+        assert!(ClientConfig { disk_cache: disk(1 << 20), ..good.clone() }.validate().is_err());
+        assert!(ClientConfig { disk_cache: disk(64 << 20), ..good.clone() }.validate().is_ok());
         assert!(ClientConfig { deadline: Duration::ZERO, ..good.clone() }.validate().is_err());
         assert!(ClientConfig { ttl: Duration::from_secs(60), ..good }.validate().is_err());
     }

@@ -11,6 +11,9 @@ pub enum FsError {
     /// A fault: a server is away, too slow or wrong. A change may or may not have happened.
     #[error("input/output error: {0}")]
     Io(String),
+    /// Something of this machine that the configuration names cannot be used; says what, why, and what to do.
+    #[error("{0}")]
+    Unusable(String),
     /// The file was removed by another client and is gone, though it is held open here.
     #[error("the file is gone: it was removed by another client")]
     Gone,
@@ -28,7 +31,7 @@ impl FsError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Refused(refusal) => refusal.errno(),
-            Self::Io(_) => libc::EIO,
+            Self::Io(_) | Self::Unusable(_) => libc::EIO,
             Self::Gone => libc::ESTALE,
             Self::NoSpace => libc::ENOSPC,
             Self::Interrupted => libc::EINTR,

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use dfs_client::cache::disk::DiskCache;
 use dfs_client::config::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{self, MountFlags};
+use crate::size;
 
 /// Threads that read requests from the kernel unless told otherwise.
 const THREADS: u64 = 4;
@@ -33,8 +35,8 @@ const MAX_MIB: u64 = 1 << 20;
         ro, rw, dev, nodev, suid, nosuid, exec, noexec, sync, dirsync\n                      \
         as in mount(8); unless said otherwise rw,nodev,nosuid\n  \
         allow_other         let other users in although you are not root (root always does)\n  \
-        dirty_mib=, cache_mib=, threads=, log_file=, log_level=, pid_file=, metrics=\n                      \
-        the flags of the same names, for fstab\n  \
+        cache=DIR, cache_size=SIZE, dirty_mib=, cache_mib=, threads=, log_file=, log_level=, pid_file=,\n  \
+        metrics=            the flags of the same names, for fstab\n  \
         defaults, _netdev, noauto, user, nofail, relatime, x-* and the like are accepted and ignored\n\n\
         In fstab:\n  \
         10.0.0.1:7400  /mnt/dfs  fuse.dfs-fuse  defaults,_netdev,log_file=/var/log/dfs-fuse.log  0  0\n\n\
@@ -63,6 +65,12 @@ struct Args {
     /// Memory for chunks that were read, beside the kernel's page cache, in MiB [default: 64]
     #[arg(long, value_name = "MIB")]
     cache_mib: Option<u64>,
+    /// Keep chunks that were read in this directory too, over restarts; each mount needs one of its own
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// How much of its disk the directory may take: a number with K, M, G or T, 64M to 2T [default: 10G]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<String>,
     /// Threads that read requests from the kernel [default: 4]
     #[arg(long, value_name = "N")]
     threads: Option<u64>,
@@ -115,6 +123,10 @@ pub(crate) struct Raw {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cache_mib: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache_size: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log_file: Option<PathBuf>,
@@ -139,8 +151,10 @@ pub struct Config {
     pub flags: MountFlags,
     /// Bytes that may wait to be written.
     pub dirty_bytes: u64,
-    /// Bytes of chunks kept for readers.
+    /// Bytes of chunks kept in memory for readers.
     pub cache_bytes: u64,
+    /// Where more of them are kept on disk, if anywhere.
+    pub disk_cache: Option<DiskCache>,
     /// Threads that read requests from the kernel.
     pub threads: usize,
     /// Where the log goes; `None`: stderr.
@@ -254,6 +268,8 @@ fn merge(args: Args, under: Raw) -> Raw {
         options: None,
         dirty_mib: args.dirty_mib.or(under.dirty_mib),
         cache_mib: args.cache_mib.or(under.cache_mib),
+        cache: args.cache.or(under.cache),
+        cache_size: args.cache_size.or(under.cache_size),
         threads: args.threads.or(under.threads),
         log_file: args.log_file.or(under.log_file),
         log_level: args.log_level.or(under.log_level),
@@ -271,6 +287,7 @@ fn validate(raw: Raw, flags: MountFlags) -> Result<Config, ConfigError> {
     let mountpoint = raw.mountpoint.ok_or_else(|| wrong("MOUNTPOINT", "say where to mount"))?;
     let dirty_mib = in_range("--dirty-mib", raw.dirty_mib, ClientConfig::default().dirty_bytes >> 20, 128, MAX_MIB)?;
     let cache_mib = in_range("--cache-mib", raw.cache_mib, ClientConfig::default().cache_bytes >> 20, 0, MAX_MIB)?;
+    let disk_cache = disk_cache(raw.cache, raw.cache_size)?;
     let threads = in_range("--threads", raw.threads, THREADS, 1, 64)?;
     let log_level = raw.log_level.unwrap_or_else(|| "info".to_owned());
     tracing_subscriber::EnvFilter::try_new(&log_level)
@@ -285,6 +302,7 @@ fn validate(raw: Raw, flags: MountFlags) -> Result<Config, ConfigError> {
         flags,
         dirty_bytes: dirty_mib << 20,
         cache_bytes: cache_mib << 20,
+        disk_cache,
         threads: usize::try_from(threads).unwrap_or(1),
         log_file: raw.log_file.map(|p| absolute("--log-file", &p)).transpose()?,
         log_level,
@@ -292,6 +310,25 @@ fn validate(raw: Raw, flags: MountFlags) -> Result<Config, ConfigError> {
         metrics,
         pid_file: raw.pid_file.map(|p| absolute("--pid-file", &p)).transpose()?,
     })
+}
+
+fn disk_cache(dir: Option<PathBuf>, size: Option<String>) -> Result<Option<DiskCache>, ConfigError> {
+    let Some(dir) = dir else {
+        return match size {
+            None => Ok(None),
+            Some(_) => Err(wrong("--cache-size", "say where the cache is to be, with --cache DIR or -o cache=DIR")),
+        };
+    };
+    let bytes = match size {
+        None => DiskCache::DEFAULT,
+        Some(text) => size::parse(&text)
+            .ok_or_else(|| wrong("--cache-size", format!("{text:?} is not a size such as 500M, 10G or 1T")))?,
+    };
+    if !(DiskCache::LEAST..=DiskCache::MOST).contains(&bytes) {
+        let (least, most) = (size::show(DiskCache::LEAST), size::show(DiskCache::MOST));
+        return Err(wrong("--cache-size", format!("must be between {least} and {most}, not {}", size::show(bytes))));
+    }
+    Ok(Some(DiskCache { dir: absolute("--cache", &dir)?, bytes }))
 }
 
 fn in_range(flag: &'static str, given: Option<u64>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
@@ -331,6 +368,8 @@ fn print_config(config: &Config) -> String {
         options: Some(options.join(",")),
         dirty_mib: Some(config.dirty_bytes >> 20),
         cache_mib: Some(config.cache_bytes >> 20),
+        cache: config.disk_cache.as_ref().map(|disk| disk.dir.clone()),
+        cache_size: config.disk_cache.as_ref().map(|disk| size::show(disk.bytes)),
         threads: u64::try_from(config.threads).ok(),
         log_file: config.log_file.clone(),
         log_level: Some(config.log_level.clone()),
@@ -393,6 +432,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_on_disk_has_a_size() {
+        assert_eq!(run(&["h:1", "/m"]).0.disk_cache, None);
+        let of = |args: &[&str]| run(&[&["h:1", "/m"], args].concat()).0.disk_cache.unwrap();
+        assert_eq!(of(&["-o", "cache=/c"]), DiskCache { dir: "/c".into(), bytes: 10 << 30 });
+        assert_eq!(of(&["-o", "cache=/c,cache_size=64M"]).bytes, 64 << 20);
+        assert_eq!(of(&["-o", "cache=/c,cache_size=64M", "--cache", "/d", "--cache-size", "2t"]).bytes, 2 << 40);
+        assert!(of(&["--cache", "here"]).dir.is_absolute());
+    }
+
+    #[test]
     fn mistakes_are_refused_with_their_flag() {
         for (args, word) in [
             (&["h:1"][..], "MOUNTPOINT"),
@@ -405,6 +454,9 @@ mod tests {
             (&["h:1", "/m", "--threads", "0"][..], "--threads"),
             (&["h:1", "/m", "--log-level", "a=b=c"][..], "--log-level"),
             (&["h:1", "/m", "--metrics", "here"][..], "--metrics"),
+            (&["h:1", "/m", "-o", "cache_size=1G"][..], "--cache DIR"),
+            (&["h:1", "/m", "-o", "cache=/c,cache_size=1M"][..], "between 64M and 2T"),
+            (&["h:1", "/m", "--cache", "/c", "--cache-size", "lots"][..], "--cache-size"),
             (&["h:1", "/m", "--wibble"][..], "--wibble"),
             (&["h:1", "/m", "/n"][..], "/n"),
         ] {
@@ -415,7 +467,8 @@ mod tests {
 
     #[test]
     fn the_printed_configuration_reads_back_the_same() {
-        let args = ["h:1", "/m", "-o", "ro,suid,noexec,sync", "--pid-file", "/p", "--metrics", "127.0.0.1:9"];
+        let cache = "ro,suid,noexec,sync,cache=/c,cache_size=1025M";
+        let args = ["h:1", "/m", "-o", cache, "--pid-file", "/p", "--metrics", "127.0.0.1:9"];
         let (config, _) = run(&args);
         let Request::Print(text) = parse(&[&args[..], &["--print-config"]].concat()).unwrap() else { panic!() };
         let dir = tempfile::tempdir().unwrap();

@@ -5,12 +5,15 @@
 //! by which someone ends a program count: many programs never expect EINTR from stat(2) or open(2)
 //! on account of a timer or a child. Who waits for a lock is another matter: any signal ends that.
 
+use dfs_core::attr::Attr;
+
 /// Signals by which someone asks a program to end: HUP, INT, QUIT, TERM.
 const END: u64 = bit(libc::SIGHUP) | bit(libc::SIGINT) | bit(libc::SIGQUIT) | bit(libc::SIGTERM);
 /// What a signal that ends a program becomes in each of its threads.
 const KILL: u64 = bit(libc::SIGKILL);
 
 /// Numbers of capabilities(7).
+const CAP_FOWNER: u32 = 3;
 const CAP_FSETID: u32 = 4;
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -69,6 +72,47 @@ pub fn keeps_setgid(tid: u32, gid: u32) -> bool {
 #[must_use]
 pub fn is_administrator(tid: u32) -> bool {
     status(tid).is_some_and(|status| has_capability(&status, CAP_SYS_ADMIN))
+}
+
+/// Whether a chown by thread `tid`, which is not the owner's, would take setuid or setgid from a file that it may not
+/// change: one with CAP_FOWNER may.
+#[must_use]
+pub fn loses_privileges(tid: u32, attr: &Attr) -> bool {
+    status(tid).is_none_or(|status| !has_capability(&status, CAP_FOWNER) && would_lose(&status, attr))
+}
+
+/// setuid goes, and setgid with the group's right to execute or when the caller is not in the group.
+fn would_lose(status: &str, attr: &Attr) -> bool {
+    let setgid_stays = has_capability(status, CAP_FSETID) || is_in_group(status, attr.gid);
+    attr.mode & 0o4000 != 0 || (attr.mode & 0o2000 != 0 && (attr.mode & 0o010 != 0 || !setgid_stays))
+}
+
+/// Calls that change the owner of a file. Older architectures have more of them.
+#[cfg(target_arch = "x86_64")]
+const CHOWN: &[libc::c_long] = &[libc::SYS_chown, libc::SYS_lchown, libc::SYS_fchown, libc::SYS_fchownat];
+#[cfg(not(target_arch = "x86_64"))]
+const CHOWN: &[libc::c_long] = &[libc::SYS_fchown, libc::SYS_fchownat];
+
+/// How often, and how long apart, a thread that has not begun to wait yet is looked at.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Whether thread `tid`, which waits for an answer, is in chown(2) or one of its kind. What cannot be told counts as
+/// that.
+pub async fn is_in_chown(tid: u32) -> bool {
+    for _ in 0..LOOKS {
+        match std::fs::read_to_string(format!("/proc/{tid}/syscall")) {
+            Ok(text) if text.starts_with("running") => tokio::time::sleep(LOOK_AGAIN).await,
+            found => return found.map_or(true, |text| is_chown(&text)),
+        }
+    }
+    true
+}
+
+/// The same from the text of `/proc/TID/syscall`: the number of the call comes first, -1 outside of any.
+fn is_chown(syscall: &str) -> bool {
+    let number = syscall.split_whitespace().next().and_then(|first| first.parse().ok());
+    number.is_none_or(|number| number < 0 || CHOWN.contains(&number))
 }
 
 fn has_capability(status: &str, capability: u32) -> bool {
@@ -148,6 +192,44 @@ mod tests {
         assert!(!has_capability(user, CAP_FSETID));
         assert!(has_capability("CapEff:\t0000000000200000\n", CAP_SYS_ADMIN));
         assert!(has_capability("CapEff:\t0000000000000010\n", CAP_FSETID));
+    }
+
+    #[test]
+    fn setgid_without_group_execution_goes_for_who_is_not_in_the_group() {
+        let status = "Gid:\t5\t5\t5\t5\nGroups:\t20 \nCapEff:\t0000000000000000\n";
+        let lose = |mode, gid| would_lose(status, &attr(mode, gid));
+        assert!(lose(0o4755, 20) && lose(0o2755, 20) && lose(0o2745, 21));
+        assert!(!lose(0o755, 21) && !lose(0o2745, 20));
+    }
+
+    fn attr(mode: u32, gid: u32) -> Attr {
+        let t = dfs_core::time::Timestamp::default();
+        let (ino, kind) = (dfs_core::id::Ino(5), dfs_core::attr::FileKind::File);
+        Attr {
+            ino,
+            kind,
+            mode,
+            uid: 0,
+            gid,
+            nlink: 1,
+            size: 0,
+            stored: 0,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            btime: t,
+            rdev: 0,
+            change: 1,
+            data: 1,
+            xattrs: false,
+        }
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_number() {
+        assert!(is_chown(&format!("{} 0x3 0xffffffff\n", libc::SYS_fchown)) && is_chown("-1 0x7ffd 0x7fa3\n"));
+        assert!(is_chown("nonsense"));
+        assert!(!is_chown(&format!("{} 0x3 0x7fa3\n", libc::SYS_pwrite64)) && !is_chown("0 0x3"));
     }
 
     #[test]

@@ -286,11 +286,11 @@ impl Filesystem for Dfs {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        data::write(self, req, fh.0, offset, data, write_flags, reply);
+        data::write(self, req, fh.0, offset, data, (write_flags, flags), reply);
     }
 
     fn flush(&self, _req: &Request, _node: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {

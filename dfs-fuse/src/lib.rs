@@ -18,4 +18,5 @@ pub mod options;
 pub mod process;
 pub mod reply;
 pub mod serve;
+mod size;
 pub mod task;

@@ -109,6 +109,8 @@ fn apply_setting(name: &str, value: &str, raw: &mut Raw) -> Result<(), String> {
     match name.replace('_', "-").as_str() {
         "dirty-mib" => raw.dirty_mib = Some(number()?),
         "cache-mib" => raw.cache_mib = Some(number()?),
+        "cache" => raw.cache = Some(value.into()),
+        "cache-size" => raw.cache_size = Some(value.into()),
         "threads" => raw.threads = Some(number()?),
         "log-file" => raw.log_file = Some(value.into()),
         "log-level" => raw.log_level = Some(value.into()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dfs_client::config::ClientConfig;
-use dfs_client::error::FsResult;
+use dfs_client::error::{FsError, FsResult};
 use dfs_client::vfs::Vfs;
 use dfs_core::id::Ino;
 use dfs_core::limits::LABEL_BYTES;
@@ -88,7 +88,27 @@ fn check_own_files(config: &Config, point: &Path) -> anyhow::Result<()> {
             bail!("{} lies under the mountpoint; put it elsewhere", file.display());
         }
     }
+    if let Some(cache) = &config.disk_cache {
+        let dir = resolved(&cache.dir);
+        if dir.starts_with(point) {
+            bail!("the cache {} lies under the mountpoint; put it elsewhere", cache.dir.display());
+        }
+        if point.starts_with(&dir) {
+            bail!("the mountpoint {} lies in the cache {}; put one elsewhere", point.display(), cache.dir.display());
+        }
+    }
     Ok(())
+}
+
+/// The path without symlinks, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    for known in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (known.canonicalize(), path.strip_prefix(known)) {
+            // Joining an empty rest would leave a slash at the end.
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    path.to_path_buf()
 }
 
 fn client_config(config: &Config, point: &Path) -> ClientConfig {
@@ -102,6 +122,7 @@ fn client_config(config: &Config, point: &Path) -> ClientConfig {
         client_name: name,
         dirty_bytes: config.dirty_bytes,
         cache_bytes: config.cache_bytes,
+        disk_cache: config.disk_cache.clone(),
         ..ClientConfig::default()
     }
 }
@@ -111,7 +132,10 @@ fn connect(runtime: &Runtime, client: ClientConfig, signals: &mut EndSignals) ->
     let meta = client.meta.clone();
     runtime.block_on(async {
         let connecting = async {
-            let vfs = Vfs::connect(client).await.with_context(|| format!("cannot use the metad at {meta}"))?;
+            let vfs = match Vfs::connect(client).await {
+                Err(FsError::Unusable(why)) => bail!(why),
+                vfs => vfs.with_context(|| format!("cannot use the metad at {meta}"))?,
+            };
             vfs.getattr(Ino::ROOT)
                 .await
                 .with_context(|| format!("the metad at {meta} has no root directory to show"))?;
@@ -204,6 +228,27 @@ fn remove_pid_file(file: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::{self, Request};
+
+    #[test]
+    fn the_cache_and_the_mount_do_not_lie_in_each_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().canonicalize().unwrap();
+        let (point, cache) = (base.join("mnt"), base.join("cache"));
+        std::fs::create_dir_all(point.join("sub")).unwrap();
+        std::os::unix::fs::symlink(&point, base.join("link")).unwrap();
+        let check = |cache: &Path, point: &Path| {
+            let args = ["x", "h:1", point.to_str().unwrap(), "--cache", cache.to_str().unwrap()];
+            let Ok(Request::Run { config, .. }) = args::load(args.map(Into::into)) else { panic!() };
+            check_own_files(&config, point).map_err(|e| e.to_string())
+        };
+        assert_eq!(check(&cache, &point), Ok(()));
+        for bad in [point.clone(), point.join("sub"), point.join("not/yet"), base.join("link"), base.join("link/new")] {
+            assert!(check(&bad, &point).unwrap_err().contains("lies under the mountpoint"), "{}", bad.display());
+        }
+        assert!(check(&base, &point).unwrap_err().contains("lies in the cache"));
+        assert_eq!(check(&base.join("mnt2"), &point), Ok(()), "a longer name is no directory below");
+    }
 
     #[test]
     fn only_the_own_pid_file_is_removed() {

@@ -8,6 +8,24 @@ from workloads import FIGURES
 OURS = "dfs"
 #: What is not another filesystem's achievement.
 FLOOR = "local"
+#: Those that keep as many copies as this project does.
+THREE_COPIES = ("moosefs", "seaweedfs", "glusterfs")
+
+#: What this project must not fall below: figure, ratio to the best of the others, which others (None: all).
+BOUNDS = [
+    ("seq_write", 1.5, THREE_COPIES), ("seq_read_cold", 1.0, None), ("rand_write", 1.5, None),
+    ("write4k_1", 3.0, None), ("write4k_4", 3.0, None), ("read4k_1", 2.0, None), ("read4k_4", 2.0, None),
+    ("list_1", 0.8, None), ("list_4", 0.8, None), ("untar", 1.5, None), ("grep", 2.0, None), ("cp_tree", 2.0, None),
+    ("cp_big", 1.0, None),
+]
+#: What it aims at.
+GOALS = [
+    ("seq_write", 0.7, ("juicefs",)), ("rand_read", 0.5, ("juicefs",)), ("rand_read", 2.0, THREE_COPIES),
+    ("rand_write_sync", 1.0, None), ("rand_write_sync", 4.0, ("glusterfs",)),
+    *((f"{phase}_{threads}", ratio, None) for threads, ratio in ((1, 0.6), (4, 1.0))
+      for phase in ("create", "mkdir", "rename", "unlink")),
+    ("stat_cold_1", 1.0, None), ("stat_cold_4", 1.0, None), ("find", 0.8, None), ("rm_trees", 1.0, None),
+]
 
 
 def number(value):
@@ -16,14 +34,26 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:g}"
 
 
-def ratio(results, key, more_is_better):
-    """How many times better this project is than the best of the others, or None."""
+def ratio(results, key, more_is_better, among=None):
+    """How many times better this project is than the best of the others, or of those `among` them; or None."""
     ours = results.get(OURS, {}).get("figures", {}).get(key)
     others = [r["figures"][key] for name, r in results.items()
-              if name not in (OURS, FLOOR) and r["figures"].get(key)]
+              if name not in (OURS, FLOOR) and (among is None or name in among) and r["figures"].get(key)]
     if not ours or not others or more_is_better is None:
         return None
     return ours / max(others) if more_is_better else min(others) / ours
+
+
+def aims(results, title, wanted):
+    """A table of ratios beside what they should be."""
+    known = {key: (what, unit, more) for key, what, unit, more in FIGURES}
+    lines = ["", title, "", "| workload | beside the best of | at least | here |", "|---|---|---:|---:|"]
+    for key, least, among in wanted:
+        what, _, more = known[key]
+        value = ratio(results, key, more, among)
+        here = "-" if value is None else f"{value:.2f}" if value >= least else f"**{value:.2f}**"
+        lines.append(f"| {what} | {', '.join(among) if among else 'all'} | {least:g} | {here} |")
+    return lines
 
 
 def markdown(results, machine):
@@ -44,6 +74,8 @@ def markdown(results, machine):
             times = ratio(results, key, more)
             last = "" if times is None else f"{times:.2f}"
             lines.append(f"| {what} | {unit} | " + " | ".join(number(v) for v in values) + f" | {last} |")
+    lines += aims(results, "Ratios that this project must not fall below, and what they are (bold: not reached):", BOUNDS)
+    lines += aims(results, "Ratios that it aims at:", GOALS)
     lines += ["", "CPU seconds of all processes together, and disk flushes, of the same steps:", "",
               "| step | " + " | ".join(f"{name} CPU s | {name} flushes" for name in names) + " |",
               "|---|" + "---:|---:|" * len(names)]

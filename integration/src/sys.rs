@@ -126,6 +126,20 @@ pub fn copy_range(from: (&File, u64), to: (&File, u64), len: usize) -> io::Resul
     Ok(result(i64::try_from(code).map_err(io::Error::other)?)? as u64)
 }
 
+/// `pwritev2(2)` of one buffer with `RWF_*` flags.
+///
+/// # Errors
+/// As the call; `WriteZero` when it wrote less than all of it.
+#[allow(unsafe_code)]
+pub fn write_with(file: &File, data: &[u8], offset: u64, flags: i32) -> io::Result<()> {
+    let part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    let Ok(offset) = i64::try_from(offset) else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+    // SAFETY: the one part is a buffer that outlives the call, which only reads it.
+    let code = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const part, 1, offset, flags) };
+    let written = result(i64::try_from(code).map_err(io::Error::other)?)? as usize;
+    if written == data.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
 /// `fallocate(2)` with `FALLOC_FL_*` flags.
 ///
 /// # Errors

@@ -61,6 +61,28 @@ fn a_change_of_a_file_with_unsaved_data_is_one_commit() -> Result<()> {
     mount.unmount()
 }
 
+#[test]
+fn a_copy_of_a_file_is_one_commit_besides_its_creation() -> Result<()> {
+    let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
+    let mut mount = cluster.mount("mnt")?;
+    let path = |name: &str| mount.path.join(name);
+    fs::write(path("source"), bytes(1, 5000))?;
+    File::open(path("source"))?.sync_all()?;
+    let mut least = f64::MAX;
+    for n in 0..3 {
+        let before = cluster.metric(0, "dfs_metad_commits_total")?;
+        // Asks for more than there is, and again at the end.
+        let mut target = File::create(path(&format!("copy{n}")))?;
+        let copied = std::io::copy(&mut File::open(path("source"))?, &mut target)?;
+        ensure!(copied == 5000, "{copied} bytes copied");
+        least = least.min(cluster.metric(0, "dfs_metad_commits_total")? - before);
+        ensure!(fs::read(path(&format!("copy{n}")))? == bytes(1, 5000), "other bytes");
+    }
+    // The time of the reading is told once, in a commit of its own, at some moment.
+    ensure!((least - 2.0).abs() < 0.1, "{least} commits");
+    mount.unmount()
+}
+
 fn per_node(cluster: &Cluster) -> Result<Vec<f64>> {
     let one = |n| -> Result<f64> {
         Ok(cluster.metric(n, "dfs_chunkd_put_requests_total")?

@@ -1,17 +1,22 @@
-//! Verified pieces of chunks in memory. Chunks are immutable, so what is here is right for ever.
+//! Verified pieces of chunks in memory, and below it on disk, if there is a [`Disk`]. Chunks are immutable, so what is
+//! here is right for ever.
 //!
 //! Readers in order want long pieces. Readers here and there want a few KiB each, and get just those, unless they come
-//! back to the same neighbourhood soon: then its *patch* is fetched whole and kept.
+//! back to the same neighbourhood soon: then its *patch* is fetched whole and kept. With a disk, soon is as long as
+//! the disk would keep the patches, and a read near one of the last few has its patch fetched at once.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::limits::SMALL_CHUNK_BYTES;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use tokio::time::timeout;
 
+use super::disk::Disk;
 use crate::error::FsResult;
 
 /// Bytes of one piece of a big chunk.
@@ -25,14 +30,22 @@ const USED_AGAIN: f64 = 0.5;
 
 /// Bytes of a patch of a big chunk.
 pub const PATCH_BYTES: u32 = 128 << 10;
+/// How long a mount waits for the disk's tables to be read, and an unmount for the last pieces to be written.
+const LOADING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_secs(2);
 /// Marks the number of a patch.
 const PATCH: u32 = 1 << 31;
+/// Patches that are remembered as visited, at most: 8 MiB.
+const VISITED: u64 = 1 << 20;
+/// The last visits, to any file: a read within [`PIECE_BYTES`] of one of them is near. Few, so that reads all over a
+/// file of a few hundred MiB are not.
+const RECENT: usize = 16;
 
 /// A piece: the whole of a small chunk, else one of [`PIECE_BYTES`] (the last is shorter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PieceKey {
-    id: ChunkId,
-    number: u32,
+    pub(super) id: ChunkId,
+    pub(super) number: u32,
 }
 
 /// A piece of a chunk and where it is.
@@ -88,13 +101,17 @@ pub struct Chunks {
     pieces: Cache<PieceKey, Bytes, Weight>,
     /// Of the patches that were lately read from, as many as there is room for. Each has one place.
     visited: Vec<AtomicU64>,
+    /// The pieces around the last patches that were read from, and the next place.
+    recent: [AtomicU64; RECENT],
+    next: AtomicUsize,
     hasher: RandomState,
+    disk: Option<Disk>,
 }
 
 impl Chunks {
-    /// Of `bytes` at most.
+    /// Of `bytes` of memory at most, above `disk`.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64, disk: Option<Disk>) -> Self {
         let items = usize::try_from(bytes / (16 << 10)).unwrap_or(4096);
         let options = OptionsBuilder::new()
             .shards(SHARDS)
@@ -104,47 +121,125 @@ impl Chunks {
             .build()
             .expect("capacity and items are set");
         let pieces = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
-        let patches = usize::try_from(bytes / u64::from(2 * PATCH_BYTES)).unwrap_or(1).max(1);
-        let visited = (0..patches).map(|_| AtomicU64::new(0)).collect();
-        Self { pieces, visited, hasher: RandomState::new() }
+        let patches = match &disk {
+            None => bytes / u64::from(2 * PATCH_BYTES),
+            // Each has one place: with twice as many few drive others out.
+            Some(disk) => (disk.bytes() / u64::from(PATCH_BYTES) * 2).min(VISITED),
+        };
+        let visited = (0..patches.max(1)).map(|_| AtomicU64::new(0)).collect();
+        let recent = [const { AtomicU64::new(0) }; RECENT];
+        Self { pieces, visited, recent, next: AtomicUsize::new(0), hasher: RandomState::new(), disk }
     }
 
-    /// A piece, if it is here.
+    /// A piece, if it is in memory.
     #[must_use]
     pub fn get(&self, key: &PieceKey) -> Option<Bytes> {
         self.pieces.get(key)
     }
 
-    /// Whether a piece is here; does not count as use.
+    /// Whether there is a disk.
+    #[must_use]
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// A range of a piece, counted from its start, if that can be had from disk without waiting.
+    #[must_use]
+    pub fn part_now(&self, key: &PieceKey, from: u32, len: u32) -> Option<Bytes> {
+        self.disk.as_ref()?.read_now(key, from, len)
+    }
+
+    /// A range of a piece, counted from its start, if it is on disk.
+    pub async fn part(&self, key: &PieceKey, from: u32, len: u32) -> Option<Bytes> {
+        self.disk.as_ref()?.read(*key, Some((from, len))).await
+    }
+
+    /// Whether a piece is in memory; does not count as use.
     #[must_use]
     pub fn has(&self, key: &PieceKey) -> bool {
         self.pieces.contains_key(key)
     }
 
-    /// Somebody reads from a patch that is not here: whether it was read from lately, so that it is worth having.
+    /// Whether a piece is in memory or on disk; does not count as use.
+    #[must_use]
+    pub fn has_somewhere(&self, key: &PieceKey) -> bool {
+        self.has(key) || self.disk.as_ref().is_some_and(|disk| disk.has(key))
+    }
+
+    /// Somebody reads from a patch that is not here: whether it is worth having.
     pub fn visit(&self, patch: &PieceKey) -> bool {
         let hash = self.hasher.hash_one(patch);
         let place = (hash % self.visited.len() as u64) as usize;
-        self.visited[place].swap(hash, Ordering::Relaxed) == hash
+        let again = self.visited[place].swap(hash, Ordering::Relaxed) == hash;
+        let Some(disk) = &self.disk else { return again };
+        let worth = self.is_near(patch) || again;
+        if !worth {
+            disk.missed();
+        }
+        worth
+    }
+
+    /// Whether one of the last visits was near this one.
+    fn is_near(&self, patch: &PieceKey) -> bool {
+        let around = self.hasher.hash_one((patch.id, patch.number / (PIECE_BYTES / PATCH_BYTES)));
+        let near = self.recent.iter().any(|other| other.load(Ordering::Relaxed) == around);
+        if !near {
+            let next = self.next.fetch_add(1, Ordering::Relaxed) % RECENT;
+            self.recent[next].store(around, Ordering::Relaxed);
+        }
+        near
     }
 
     /// Keeps a verified piece.
     pub fn put(&self, key: PieceKey, piece: Bytes) {
+        if let Some(disk) = &self.disk {
+            disk.keep(key, &piece);
+        }
         self.pieces.insert(key, piece);
     }
 
-    /// A piece, fetched with `fetch` if it is not here; by one caller for all that want it at the same time.
+    /// A piece, read from disk or else fetched with `fetch` if it is not in memory; by one caller for all that want
+    /// it at the same time.
     ///
     /// # Errors
     /// Those of `fetch`; the next who wants the piece tries again.
     pub async fn get_or(&self, key: PieceKey, fetch: impl Future<Output = FsResult<Bytes>>) -> FsResult<Bytes> {
+        let Some(disk) = &self.disk else { return self.pieces.get_or_insert_async(&key, fetch).await };
+        let fetch = async {
+            if let Some(piece) = disk.read(key, None).await {
+                return Ok(piece);
+            }
+            disk.missed();
+            let piece = fetch.await?;
+            disk.keep(key, &piece);
+            Ok(piece)
+        };
         self.pieces.get_or_insert_async(&key, fetch).await
+    }
+
+    /// Returns when what is on disk is known, if that does not take long.
+    pub async fn loaded(&self) {
+        if let Some(disk) = &self.disk
+            && timeout(LOADING, disk.loaded()).await.is_err()
+        {
+            tracing::info!("the disk cache is still being looked through; until then it is not used");
+        }
+    }
+
+    /// Returns when what is to be kept on disk is there, if that does not take long.
+    pub async fn settle(&self) {
+        if let Some(disk) = &self.disk {
+            // What is not written by then is fetched again some day.
+            let _ = timeout(SETTLING, disk.settle()).await;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::disk::DiskCache;
+    use crate::error::FsError;
     use dfs_core::id::SlotId;
 
     #[test]
@@ -170,18 +265,57 @@ mod tests {
         let last = patch_at(&chunk, 3 * PATCH_BYTES + 4);
         assert_eq!((last.offset, last.len), (3 * PATCH_BYTES, 5));
         assert_ne!(first.key, piece_at(&chunk, 0).key);
-        let cache = Chunks::new(64 << 20);
+        let cache = Chunks::new(64 << 20, None);
         assert!(!cache.visit(&first.key) && !cache.visit(&last.key));
         assert!(cache.visit(&first.key) && cache.visit(&last.key));
         // Visits all over a file that is much larger than the cache: hardly any patch is fetched for nothing.
-        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | n.wrapping_mul(2_654_435_761) % 65_536 };
+        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
         let again = (0..4096).filter(|n| cache.visit(&far(*n))).count();
         assert!(again < 100, "{again}");
     }
 
+    fn disk(dir: &std::path::Path) -> Disk {
+        Disk::open(&DiskCache { dir: dir.join("cache"), bytes: DiskCache::LEAST }).unwrap()
+    }
+
+    #[test]
+    fn with_a_disk_reads_near_each_other_are_worth_a_patch_at_once() {
+        let temp = tempfile::tempdir_in("/var/tmp").unwrap();
+        let cache = Chunks::new(64 << 20, Some(disk(temp.path())));
+        let chunk = ChunkRef { id: ChunkId([1; 32]), len: 64 << 20, slot: SlotId(0) };
+        let visit = |at| cache.visit(&patch_at(&chunk, at).key);
+        assert!(!visit(0) && visit(PIECE_BYTES - 1) && !visit(PIECE_BYTES));
+        assert!(visit(0), "once more");
+        // All over a large file hardly any patch is fetched for nothing.
+        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
+        let worth = (0..400).filter(|n| cache.visit(&far(*n))).count();
+        assert!(worth < 40, "{worth}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_piece_comes_from_memory_else_from_disk_else_from_a_store() {
+        let temp = tempfile::tempdir_in("/var/tmp").unwrap();
+        let key = PieceKey { id: ChunkId([1; 32]), number: 0 };
+        let bytes = Bytes::from(vec![7; 100_000]);
+        let nobody = || async { Err(FsError::io("asked")) };
+        let cache = Chunks::new(64 << 20, Some(disk(temp.path())));
+        cache.loaded().await;
+        assert!(cache.get_or(key, nobody()).await.is_err());
+        assert_eq!(cache.get_or(key, async { Ok(bytes.clone()) }).await.unwrap(), bytes);
+        cache.settle().await;
+        drop(cache);
+        let cache = Chunks::new(64 << 20, Some(disk(temp.path())));
+        cache.loaded().await;
+        assert!(!cache.has(&key) && cache.has_somewhere(&key));
+        assert_eq!(cache.part(&key, 99_000, 1000).await.unwrap(), bytes[99_000..]);
+        assert!(cache.get(&key).is_none(), "a part is no piece");
+        assert_eq!(cache.get_or(key, nobody()).await.unwrap(), bytes);
+        assert_eq!(cache.get(&key).unwrap(), bytes);
+    }
+
     #[test]
     fn what_is_read_ahead_stays_until_it_is_read() {
-        let cache = Chunks::new(64 << 20);
+        let cache = Chunks::new(64 << 20, None);
         let key = |stream: u8, number| PieceKey { id: ChunkId([stream; 32]), number };
         let piece = Bytes::from(vec![0; PIECE_BYTES as usize]);
         // Two streams, each 8 MiB ahead of its reader, who comes twice for each piece.

@@ -94,13 +94,13 @@ impl Dentries {
         self.names.remove(&(parent, name.clone()));
     }
 
-    /// All names in `parent` are unknown; those that were known.
+    /// All names in `parent` are unknown; those that were known, and what they were.
     #[must_use]
-    pub fn take_names(&self, parent: Ino) -> Vec<Name> {
+    pub fn take_names(&self, parent: Ino) -> Vec<(Name, Ino)> {
         self.changed(parent);
-        let names: Vec<Name> =
-            self.names.iter().filter(|((dir, _), _)| *dir == parent).map(|((_, name), _)| name).collect();
-        names.iter().for_each(|name| self.forget(parent, name));
+        let here = self.names.iter().filter(|((dir, _), _)| *dir == parent);
+        let names: Vec<(Name, Ino)> = here.map(|((_, name), (ino, _))| (name, ino)).collect();
+        names.iter().for_each(|(name, _)| self.forget(parent, name));
         names
     }
 
@@ -140,7 +140,7 @@ mod tests {
         names.set(DIR, &name("a"), Ino(5), now);
         names.set(Ino(9), &name("b"), Ino(6), now);
         let ticket = names.ticket(DIR);
-        assert_eq!(names.take_names(DIR), [name("a")]);
+        assert_eq!(names.take_names(DIR), [(name("a"), Ino(5))]);
         names.learn(ticket, DIR, &name("c"), Ino(7));
         assert_eq!((names.get(DIR, &name("a"), now), names.get(DIR, &name("c"), now)), (None, None));
         assert!(names.get(Ino(9), &name("b"), now).is_some());

@@ -6,3 +6,4 @@
 pub mod attr;
 pub mod chunk;
 pub mod dentry;
+pub mod disk;

@@ -176,14 +176,20 @@ impl Vfs {
         Ok(assemble(snapshot, pieces))
     }
 
-    /// The bytes that are wanted, if they are in memory.
+    /// The bytes that are wanted, if they can be had without waiting.
     fn at_hand(&self, wanted: &Wanted) -> Option<FsResult<Bytes>> {
         let Wanted { chunk, piece, from, len, .. } = *wanted;
         if let Some(bytes) = self.pieces.get(&piece.key) {
             return Some(cut(&bytes, from - piece.offset, len));
         }
-        let patch = wanted.patch().filter(|_| !is_small(&chunk))?;
-        Some(cut(&self.pieces.get(&patch.key)?, from - patch.offset, len))
+        let patch = wanted.patch().filter(|_| !is_small(&chunk));
+        if let Some(patch) = patch
+            && let Some(bytes) = self.pieces.get(&patch.key)
+        {
+            return Some(cut(&bytes, from - patch.offset, len));
+        }
+        let on_disk = |at: &PieceAt| self.pieces.part_now(&at.key, from - at.offset, len);
+        on_disk(&piece).or_else(|| on_disk(&patch?)).map(Ok)
     }
 
     /// The bytes that are wanted. Of a big chunk that is read here and there, only they are fetched.
@@ -196,7 +202,15 @@ impl Vfs {
             let whole = self.fetch_small(inode, chunk, piece).await?;
             return cut(&whole, wanted.from, wanted.len);
         }
-        if sequential || wanted.len > piece.len / 2 {
+        let long = sequential || wanted.len > piece.len / 2;
+        // What is on disk in patches is not fetched from a store for the sake of a longer piece.
+        if self.pieces.has_disk()
+            && !(long && self.pieces.has_somewhere(&piece.key))
+            && let Some(bytes) = self.on_disk(&wanted).await
+        {
+            return Ok(bytes);
+        }
+        if long {
             let whole = self.fetch_piece(chunk, piece).await?;
             return cut(&whole, wanted.from - piece.offset, wanted.len);
         }
@@ -213,6 +227,26 @@ impl Vfs {
         };
         let bytes = self.chunks.read(chunk, start, len).await?;
         cut(&bytes, wanted.from - start, wanted.len)
+    }
+
+    /// The bytes of a big chunk that are wanted, if they are on disk, in a piece or in patches; only they are read.
+    async fn on_disk(&self, wanted: &Wanted) -> Option<Bytes> {
+        let Wanted { chunk, piece, from, len, .. } = *wanted;
+        if let Some(bytes) = self.pieces.part(&piece.key, from - piece.offset, len).await {
+            return Some(bytes);
+        }
+        if let Some(patch) = wanted.patch() {
+            return self.pieces.part(&patch.key, from - patch.offset, len).await;
+        }
+        let (mut at, end) = (from, from.checked_add(len).filter(|end| *end <= chunk.len)?);
+        let mut parts = Vec::new();
+        while at < end {
+            let patch = patch_at(&chunk, at);
+            let next = end.min(patch.offset + patch.len);
+            parts.push(self.pieces.part(&patch.key, at - patch.offset, next - at).await?);
+            at = next;
+        }
+        Some(parts.concat().into())
     }
 
     async fn fetch_piece(&self, chunk: ChunkRef, piece: PieceAt) -> FsResult<Bytes> {
@@ -252,7 +286,7 @@ impl Vfs {
                 break;
             }
             let fits = next.slot == chunk.slot && is_small(next) && !together.iter().any(|c| c.id == next.id);
-            if fits && !self.pieces.has(&piece_at(next, 0).key) {
+            if fits && !self.pieces.has_somewhere(&piece_at(next, 0).key) {
                 together.push(*next);
             }
         }

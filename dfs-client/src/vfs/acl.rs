@@ -30,6 +30,10 @@ impl Vfs {
             Acl::parse(acl)?;
         }
         let acl = if bare { Vec::new() } else { acl.to_vec() };
+        // Whether a write takes setgid away depends on the group's right to execute, as it was at the write.
+        if let Some(inode) = self.inodes.find(ino).filter(|inode| inode.state().buffer().kills_priv()) {
+            self.save(&inode).await?;
+        }
         self.change_one(Op::SetAcl(SetAcl { ino, which, acl, kill_setgid })).await?;
         Ok(())
     }

@@ -9,7 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use dfs_core::attr::FileKind;
 use dfs_core::id::Ino;
+use dfs_core::name::Name;
 
 use super::Vfs;
 use super::types::Entry;
@@ -58,18 +60,27 @@ impl Vfs {
         Entry { ttl, ..entry }
     }
 
-    /// From now on no old name in `dir` is found, neither here nor by the kernel.
+    /// From now on no old name in `dir` is found, neither here nor by the kernel. Names of directories run out by
+    /// themselves there: to take one away would leave a process that works in the directory without a path to it.
     pub(super) async fn take_care(&self, dir: Ino) {
         if !self.careful.begin(dir, Instant::now()) {
             return;
         }
-        let names = self.dentries.take_names(dir);
+        let names = self.without_directories(self.dentries.take_names(dir));
         tracing::debug!(%dir, names = names.len(), "a file in the directory is locked: names are looked up each time");
         // What it has not forgotten by then is too old to be used.
         let told = self.invalidations.entries_now(dir, names);
         if tokio::time::timeout(self.config.ttl, told).await.is_err() {
             tracing::debug!(%dir, "the names that the kernel had have run out by themselves");
         }
+    }
+
+    pub(super) fn without_directories(&self, names: Vec<(Name, Ino)>) -> Vec<Name> {
+        let is_dir = |ino: Ino| {
+            let attr = self.inodes.find(ino).and_then(|inode| inode.state().known.attr());
+            attr.is_some_and(|attr| attr.kind == FileKind::Directory)
+        };
+        names.into_iter().filter(|(_, ino)| !is_dir(*ino)).map(|(name, _)| name).collect()
     }
 }
 

@@ -40,7 +40,7 @@ impl Vfs {
         }
         self.note_read(&source);
         let mut done = 0;
-        while done < len && Instant::now() < until {
+        while done < len && Instant::now() < until && !self.ends_at(&source.inode, src.start + done) {
             let step = CloneRange {
                 src: source.inode.ino,
                 src_offset: src.start + done,
@@ -61,6 +61,14 @@ impl Vfs {
             return Err(FsError::io("a copy takes too long"));
         }
         Ok(done)
+    }
+
+    /// Whether a file is known to have nothing from `offset` on: programs copy until nothing more comes, and to ask
+    /// metad would be a commit for each file.
+    fn ends_at(&self, inode: &Inode, offset: u64) -> bool {
+        let state = inode.state();
+        let known = state.known.fresh(Instant::now(), self.config.ttl);
+        known.is_some_and(|(attr, _)| state.visible(attr).size <= offset)
     }
 
     async fn copy_once(&self, source: &Arc<Inode>, target: &Inode, step: CloneRange) -> FsResult<u64> {

@@ -114,6 +114,9 @@ impl Vfs {
         range: ByteRange,
         kind: LockKind,
     ) -> FsResult<Option<LockInfo>> {
+        // What a close gives up in the background is not in anybody's way any more.
+        let inode = self.inodes.get(ino);
+        let _turn = turn(&inode).await;
         let session = self.meta.session();
         match self.meta.query(Query::GetLock { ino, session, owner, range, kind }).await? {
             Answer::Lock(found) => Ok(found.map(|mut info| {

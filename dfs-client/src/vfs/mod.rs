@@ -52,6 +52,7 @@ use self::nearby::Nearby;
 use crate::cache::attr::Pages;
 use crate::cache::chunk::Chunks;
 use crate::cache::dentry::Dentries;
+use crate::cache::disk::Disk;
 use crate::chunks::ChunkClient;
 use crate::config::ClientConfig;
 use crate::error::{FsError, FsResult};
@@ -105,9 +106,12 @@ impl Vfs {
     /// goes on to use.
     ///
     /// # Errors
-    /// A configuration out of bounds, or metad not reachable, of another version or another cluster.
+    /// A configuration out of bounds, a directory for the disk cache that cannot be used, or metad not reachable, of
+    /// another version or another cluster.
     pub async fn connect(config: ClientConfig) -> FsResult<Arc<Vfs>> {
         config.validate()?;
+        let disk = open_disk(&config).await?;
+        let pieces = Chunks::new(config.cache_bytes, disk);
         let meta = MetaClient::connect(&config).await?;
         let chunks = ChunkClient::new(meta.clone(), &config);
         let vfs = Arc::new_cyclic(|me| Vfs {
@@ -117,7 +121,7 @@ impl Vfs {
             inodes: Table::new(),
             dentries: Dentries::new(config.ttl),
             nearby: Nearby::default(),
-            pieces: Chunks::new(config.cache_bytes),
+            pieces,
             handles: FileHandles::default(),
             dirs: DirHandles::default(),
             budget: Budget::new(config.dirty_bytes),
@@ -146,6 +150,7 @@ impl Vfs {
             }
         }));
         background::start(&vfs);
+        vfs.pieces.loaded().await;
         Ok(vfs)
     }
 
@@ -161,6 +166,7 @@ impl Vfs {
     pub async fn shutdown(&self) -> FsResult<()> {
         let saved = self.sync_all().await;
         self.meta.close().await;
+        self.pieces.settle().await;
         saved
     }
 
@@ -255,6 +261,15 @@ impl Vfs {
             inode.saved.notify_waiters();
             self.invalidations.inode(inode.ino, pages);
         }
+    }
+}
+
+/// The cache on disk, if there is to be one.
+async fn open_disk(config: &ClientConfig) -> FsResult<Option<Disk>> {
+    let Some(disk) = config.disk_cache.clone() else { return Ok(None) };
+    match tokio::task::spawn_blocking(move || Disk::open(&disk)).await {
+        Ok(disk) => disk.map(Some),
+        Err(e) => Err(FsError::Io(format!("the cache on disk was not opened: {e}"))),
     }
 }
 

@@ -103,6 +103,55 @@ async fn nothing_overtakes_data_that_is_still_on_its_way() {
     assert_eq!(meta.state().seen, [], "neither a rename nor a truncation may go before it");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acl_does_not_overtake_a_write_that_takes_setgid_away() {
+    let (meta, vfs) = setup(Duration::from_millis(100)).await;
+    let inode = vfs.inodes.get(FILE);
+    Inode::change_buffer(&mut inode.state(), &vfs.budget, |buffer| {
+        let info = WriteInfo { now: Instant::now(), time: Timestamp::default(), kill_priv: true };
+        buffer.write(0, b"x", info);
+        // Nobody saves it.
+        buffer.seal_all().unwrap();
+    });
+    let set = vfs.set_acl(FILE, dfs_core::op::AclKind::Access, &[2, 0, 0, 0], false).await;
+    assert!(matches!(set, Err(FsError::Io(_))), "{set:?}");
+    assert_eq!(meta.state().seen, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_not_asked_about_before_those_of_closed_files_are_given_up() {
+    let (meta, vfs) = setup(Duration::from_secs(5)).await;
+    let giving_up = vfs.inodes.get(FILE).locking.clone().lock_owned().await;
+    meta.state().answers.extend([Answer::Lock(None)].map(Into::into));
+    let range = dfs_core::range::ByteRange { start: 0, end: 1 };
+    let ask = || vfs.getlk(FILE, dfs_core::id::LockOwner(1), range, dfs_core::lock::LockKind::Read);
+    assert!(tokio::time::timeout(Duration::from_millis(100), ask()).await.is_err());
+    assert_eq!(meta.state().answers.len(), 1, "nobody was asked");
+    drop(giving_up);
+    assert_eq!(ask().await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_appends_asks_for_capabilities_that_may_be_there() {
+    let (_meta, vfs) = setup(Duration::from_secs(5)).await;
+    let inode = vfs.inodes.get(FILE);
+    vfs.learn(&inode, Attr { xattrs: true, ..attr(FILE, FileKind::File) }, Instant::now());
+    let fh = vfs.opened(&inode, libc::O_WRONLY | libc::O_APPEND).unwrap().fh;
+    assert_eq!(vfs.try_write(fh, 0, b"x", false), None);
+    inode.state().no_capability = Some(Instant::now());
+    assert_eq!(vfs.try_write(fh, 0, b"x", false), Some(Ok(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_directories_are_not_taken_from_who_works_in_them() {
+    let (_meta, vfs) = setup(Duration::from_secs(5)).await;
+    let (file, dir, name) = (FILE, Ino(6), |text: &str| Name::new(text.as_bytes()).unwrap());
+    vfs.learn(&vfs.inodes.get(file), attr(file, FileKind::File), Instant::now());
+    vfs.learn(&vfs.inodes.get(dir), attr(dir, FileKind::Directory), Instant::now());
+    let names = vec![(name("file"), file), (name("dir"), dir), (name("unknown"), Ino(7))];
+    assert_eq!(vfs.without_directories(names), [name("file"), name("unknown")]);
+}
+
 fn listed(numbers: std::ops::Range<u64>, plus: bool, end: bool) -> Answer {
     let entry = |n: u64| {
         let node = NodeInfo { attr: attr(Ino(n), FileKind::File), extents: None };

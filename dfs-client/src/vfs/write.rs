@@ -26,6 +26,9 @@ impl Vfs {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
         };
+        if handle.append && self.may_have_capability(&handle) {
+            return None;
+        }
         self.write_now(&handle, Writer::Program, offset, data, kill_priv)
     }
 
@@ -36,7 +39,24 @@ impl Vfs {
     /// An earlier error of saving the file, once; `FileTooLarge`; `Io` when there is no room by the deadline.
     pub async fn write(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
         let handle = self.handle(fh)?;
+        if handle.append {
+            // Known well, where the end is too, attributes mostly say that there is none.
+            self.getattr(handle.inode.ino).await?;
+            if self.may_have_capability(&handle) {
+                self.drop_capability(handle.inode.ino).await?;
+            }
+        }
         self.write_when_possible(&handle, Writer::Program, offset, &data, kill_priv).await
+    }
+
+    /// [`Vfs::write`] that returns when the file is durable, as with `O_SYNC` and `O_DSYNC`.
+    ///
+    /// # Errors
+    /// As for [`Vfs::write`] and [`Vfs::fsync`].
+    pub async fn write_durable(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
+        let written = self.write(fh, offset, data, kill_priv).await?;
+        self.fsync(fh).await?;
+        Ok(written)
     }
 
     /// [`Vfs::write_pages`] without waiting.

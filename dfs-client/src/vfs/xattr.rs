@@ -11,6 +11,7 @@ use dfs_core::query::{Answer, Query};
 
 use super::Vfs;
 use super::attr::wrong_answer;
+use super::handle::FileHandle;
 use crate::error::{FsError, FsResult};
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -54,6 +55,24 @@ impl Vfs {
                 }
                 Err(e)
             }
+        }
+    }
+
+    /// Whether a file may have capabilities, which a write takes away. The kernel sees to that, but not for handles
+    /// whose writes it passes on as they are: those that append.
+    pub(super) fn may_have_capability(&self, handle: &FileHandle) -> bool {
+        !matches!(self.try_getxattr(handle.inode.ino, CAPABILITY), Some(Err(_)))
+    }
+
+    /// Takes capabilities from a file, if it has any.
+    pub(super) async fn drop_capability(&self, ino: Ino) -> FsResult<()> {
+        match self.getxattr(ino, CAPABILITY).await {
+            Ok(_) => match self.removexattr(ino, CAPABILITY).await {
+                Err(FsError::Refused(Refusal::NoAttribute)) => Ok(()),
+                done => done,
+            },
+            Err(FsError::Refused(Refusal::NoAttribute)) => Ok(()),
+            Err(e) => Err(e),
         }
     }
 

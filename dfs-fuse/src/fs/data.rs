@@ -57,13 +57,19 @@ pub(super) fn write(
     fh: u64,
     offset: u64,
     data: &[u8],
-    write_flags: WriteFlags,
+    (write_flags, flags): (WriteFlags, OpenFlags),
     reply: ReplyWrite,
 ) {
     let _context = dfs.tasks.enter();
     let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
     // Mapped pages: the kernel brings them before it drops any, as it was told to.
     let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+    // O_SYNC has this bit too, and the kernel sets it for RWF_DSYNC and RWF_SYNC of one call.
+    if flags.0 & libc::O_DSYNC != 0 && !pages {
+        let (vfs, data) = (dfs.vfs(), Bytes::copy_from_slice(data));
+        let op = async move { vfs.write_durable(fh, offset, data, kill_priv).await };
+        return dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, |_| ());
+    }
     let written = match pages {
         true => dfs.vfs.try_write_pages(fh, offset, data),
         false => dfs.vfs.try_write(fh, offset, data, kill_priv),

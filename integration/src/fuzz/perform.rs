@@ -1,6 +1,6 @@
 //! Doing a step: from plain data to system calls and back. Both sides run exactly this.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +15,17 @@ use super::watch::{Seen, is_recent_range};
 pub struct Shared {
     /// When the run began, in seconds: times from then on are not compared by value.
     pub began: i64,
-    /// Inodes that were mapped shared and writable: when their times move is the kernel's affair.
-    pub(super) mapped: Mutex<BTreeSet<u64>>,
+    /// Inodes that were mapped: when their times move is the kernel's affair.
+    pub(super) mapped: Mutex<BTreeMap<u64, Mapping>>,
+}
+
+/// How an inode was mapped at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mapping {
+    /// To be read, or private.
+    Read,
+    /// Shared and writable.
+    Written,
 }
 
 impl Shared {
@@ -193,7 +202,7 @@ pub(super) fn number(answer: Answer) -> Value {
 }
 
 /// The mapped inodes, also if another actor panicked.
-pub(super) fn mapped(shared: &Shared) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+pub(super) fn mapped(shared: &Shared) -> std::sync::MutexGuard<'_, BTreeMap<u64, Mapping>> {
     shared.mapped.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -205,9 +214,9 @@ impl Performer {
             Target::Link(place) => (self.base(place), c(&place.path), libc::AT_SYMLINK_NOFOLLOW),
         };
         let stat = syscall::statx(base, &path, flags)?;
-        let is_mapped = mapped(&self.shared).contains(&stat.stx_ino);
+        let mapping = mapped(&self.shared).get(&stat.stx_ino).copied();
         let is_path = matches!(on, Target::Slot(slot) if self.slot(*slot).is_some_and(|s| s.path));
-        Ok(Seen::new(stat, self.shared.began, is_mapped, is_path))
+        Ok(Seen::new(stat, self.shared.began, mapping, is_path))
     }
 
     fn stat(&self, on: &Target) -> Outcome {

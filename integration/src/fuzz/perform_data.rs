@@ -1,7 +1,7 @@
 //! Calls about the content of open files: reads, writes, positions, holes, locks, mappings.
 
 use super::outcome::{Outcome, Value};
-use super::perform::{Mapped, Performer, mapped};
+use super::perform::{Mapped, Mapping, Performer, mapped};
 use super::step::{Op, Owner, Target};
 use super::syscall::{self, Answer};
 
@@ -118,7 +118,13 @@ impl Performer {
         if self.is_directory(slot) {
             return Outcome::of(Err(libc::EISDIR));
         }
+        // How much is read below depends on where holes are; atime shall move on both sides.
+        self.is_zero(fd, offset, offset + 1);
         let size = match self.look(&Target::Slot(slot)) {
+            // What a mapping wrote counts once the kernel has brought it, and FUSE is not told to look for it.
+            Ok(seen) if seen.was_mapped_to_write() => {
+                syscall::write_back(fd).and_then(|_| syscall::lseek(fd, 0, libc::SEEK_END))
+            }
             Ok(_) => syscall::lseek(fd, 0, libc::SEEK_END),
             Err(errno) => Err(errno),
         };
@@ -212,11 +218,11 @@ impl Performer {
                     let address = usize::try_from(address).expect("an address of user space");
                     let fd = syscall::dup(self.fd(*slot)).map_or(-1, |fd| i32::try_from(fd).unwrap_or(-1));
                     self.maps[usize::from(*map)] = Some(Mapped { address, len, fd, offset: at.cast_unsigned() });
-                    if *shared
-                        && *write
-                        && let Ok(stat) = syscall::statx(self.fd(*slot), c"", libc::AT_EMPTY_PATH)
-                    {
-                        mapped(&self.shared).insert(stat.stx_ino);
+                    if let Ok(stat) = syscall::statx(self.fd(*slot), c"", libc::AT_EMPTY_PATH) {
+                        let mapping = if *shared && *write { Mapping::Written } else { Mapping::Read };
+                        let mut all = mapped(&self.shared);
+                        let known = all.entry(stat.stx_ino).or_insert(mapping);
+                        *known = mapping.max(*known);
                     }
                 }
                 Outcome::of(answer.map(|_| 0))

@@ -2,8 +2,8 @@
 
 use super::outcome::{Outcome, Value};
 use super::perform::{Performer, c};
-use super::step::{Op, Target};
-use super::syscall::{self, Holder};
+use super::step::{Op, Place, Target, Time, parent};
+use super::syscall::{self, Answer, Holder};
 
 impl Performer {
     pub(super) fn names(&mut self, op: &Op) -> Outcome {
@@ -36,9 +36,7 @@ impl Performer {
                 let flags = if *follow { libc::AT_SYMLINK_FOLLOW } else { 0 };
                 syscall::link((self.base(from), &c(&from.path)), (self.base(to), &c(&to.path)), flags)
             }
-            Op::Rename { from, to, flags } => {
-                syscall::rename((self.base(from), &c(&from.path)), (self.base(to), &c(&to.path)), *flags)
-            }
+            Op::Rename { from, to, flags } => self.rename(from, to, *flags),
             Op::Symlink { target, at } => syscall::symlink(&c(target), self.base(at), &c(&at.path)),
             Op::Readlink { at } => return bytes(syscall::readlink(self.base(at), &c(&at.path))),
             Op::Unlink { at } => syscall::unlink(self.base(at), &c(&at.path), 0),
@@ -53,6 +51,17 @@ impl Performer {
             other => unreachable!("{} is not about names", other.name()),
         };
         Outcome::of(answer)
+    }
+
+    fn rename(&self, from: &Place, to: &Place, flags: u32) -> Answer {
+        let answer = syscall::rename((self.base(from), &c(&from.path)), (self.base(to), &c(&to.path)), flags);
+        if answer.is_err() && flags & libc::RENAME_WHITEOUT != 0 {
+            // ext4 makes the whiteout before it looks whether the rename can be, and takes it away again: the
+            // directory's times are those of now or not. Now they are, on both sides.
+            let dir = parent(from);
+            let _ = syscall::utimens(self.base(&dir), Some(&c(&dir.path)), [Time::Omit, Time::Now], 0);
+        }
+        answer
     }
 
     pub(super) fn xattr(&mut self, op: &Op) -> Outcome {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::actor::{Actor, IDENTITIES};
 use super::outcome::Outcome;
-use super::perform::{Shared, mapped};
+use super::perform::{Mapping, Shared, mapped};
 use super::step::Step;
 use super::tree::Tree;
 
@@ -66,7 +66,7 @@ impl Side for Directory {
     }
 
     fn tree(&self) -> Result<Tree> {
-        Tree::read(&self.root, self.shared.began, &|ino| mapped(&self.shared).contains(&ino))
+        Tree::read(&self.root, self.shared.began, &|ino| mapped(&self.shared).get(&ino) == Some(&Mapping::Written))
     }
 
     fn end(&mut self) {

@@ -399,7 +399,7 @@ impl Op {
 }
 
 /// The directory that a name is in, as far as its text says.
-fn parent(place: &Place) -> Place {
+pub(super) fn parent(place: &Place) -> Place {
     let path = place.path.trim_end_matches('/');
     let path = match path.rfind('/') {
         Some(0) => "/",

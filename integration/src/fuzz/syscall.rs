@@ -126,6 +126,12 @@ pub(super) fn sync(fd: i32, data_only: bool) -> Answer {
     call(if data_only { libc::SYS_fdatasync } else { libc::SYS_fsync }, [int(fd)])
 }
 
+/// Dirty pages of the file go to the filesystem, which need not make them durable.
+pub(super) fn write_back(fd: i32) -> Answer {
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    call(libc::SYS_sync_file_range, [int(fd), int(0), int(0), int(all)])
+}
+
 pub(super) fn forget(fd: i32) -> Answer {
     call(libc::SYS_fadvise64, [int(fd), int(0), int(0), int(libc::POSIX_FADV_DONTNEED)])
 }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::outcome::{Outcome, Value};
+use super::perform::Mapping;
 
 /// Stands for times that are not compared.
 pub(super) const KERNEL_TIMES: &str = "the kernel's";
@@ -15,8 +16,8 @@ pub(super) const GONE: &str = "of a file that is gone";
 pub(super) struct Seen {
     stat: libc::statx,
     began: i64,
-    /// Mapped shared and writable at some time.
-    is_mapped: bool,
+    /// How it was mapped at some time.
+    mapping: Option<Mapping>,
     /// Seen through a descriptor that the filesystem does not know of.
     is_path: bool,
 }
@@ -39,8 +40,8 @@ fn nanos(t: libc::statx_timestamp) -> i128 {
 }
 
 impl Seen {
-    pub(super) fn new(stat: libc::statx, began: i64, is_mapped: bool, is_path: bool) -> Self {
-        Self { stat, began, is_mapped, is_path }
+    pub(super) fn new(stat: libc::statx, began: i64, mapping: Option<Mapping>, is_path: bool) -> Self {
+        Self { stat, began, mapping, is_path }
     }
 
     fn kind(&self) -> u32 {
@@ -72,15 +73,21 @@ impl Seen {
             add("rdev", Value::Text(format!("{}:{}", stat.stx_rdev_major, stat.stx_rdev_minor)));
         }
         let text = |t: libc::statx_timestamp| Value::Text(time_text(t.tv_sec, t.tv_nsec, self.began));
-        add("atime", text(stat.stx_atime));
+        let atime = if self.mapping.is_some() { Value::Text(KERNEL_TIMES.into()) } else { text(stat.stx_atime) };
+        add("atime", atime);
         let mtime = if self.has_kernel_times() { Value::Text(KERNEL_TIMES.into()) } else { text(stat.stx_mtime) };
         add("mtime", mtime);
         add("ctime", text(stat.stx_ctime));
     }
 
+    /// Whether the kernel may have pages that a program stored into and the filesystem has not got.
+    pub(super) fn was_mapped_to_write(&self) -> bool {
+        self.mapping == Some(Mapping::Written)
+    }
+
     /// Whether a write changes the times in ways that are the kernel's, not the filesystem's.
     fn has_kernel_times(&self) -> bool {
-        self.is_mapped || self.kind() == libc::S_IFIFO
+        self.was_mapped_to_write() || self.kind() == libc::S_IFIFO
     }
 
     /// Which times are others than before, if it is the same inode.

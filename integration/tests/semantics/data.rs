@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use dfs_integration::sys::Mapping;
+use dfs_integration::sys::{Mapping, write_with};
 use dfs_integration::tool::{bytes, seed};
 use libc::{EBADF, EFBIG, EINVAL, EISDIR};
 use rand::rngs::StdRng;
@@ -280,6 +280,62 @@ fn fsync_of_a_directory_saves_every_file() -> Result<()> {
     for n in 0..40 {
         assert!(fs::read(scene.path(format!("a/b/f{n}")))? == content(n), "f{n}");
     }
+    scene.finish()
+}
+
+#[test]
+fn synchronous_writes_are_durable_when_they_return() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let open = |name: &str, flags: i32| OpenOptions::new().write(true).create(true).custom_flags(flags).open(scene.path(name));
+    let flags = [libc::O_DSYNC, libc::O_SYNC, libc::O_DSYNC | libc::O_DIRECT, libc::O_DSYNC | libc::O_APPEND];
+    let mut held = Vec::new();
+    for (n, flags) in flags.into_iter().enumerate() {
+        let mut file = open(&format!("flags{n}"), flags)?;
+        file.write_all(&bytes(n as u64, 10_000))?;
+        file.write_all(&bytes(9, 5_000))?;
+        held.push(file);
+    }
+    for (name, flags) in [("dsync", libc::RWF_DSYNC), ("sync", libc::RWF_SYNC)] {
+        let file = open(name, 0)?;
+        write_with(&file, &bytes(7, 100), 0, 0)?;
+        write_with(&file, &bytes(8, 10_000), 100, flags)?;
+        held.push(file);
+    }
+    scene.crash()?;
+    drop(held);
+    for n in 0..4 {
+        let expected = [bytes(n, 10_000), bytes(9, 5_000)].concat();
+        assert!(fs::read(scene.path(format!("flags{n}")))? == expected, "flags{n}");
+    }
+    for name in ["dsync", "sync"] {
+        assert!(fs::read(scene.path(name))? == [bytes(7, 100), bytes(8, 10_000)].concat(), "{name}");
+    }
+    scene.finish()
+}
+
+#[test]
+fn direct_reads_and_writes_agree_with_all_others() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let buffered = rewritable(&scene, "file")?;
+    let direct = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(scene.path("file"))?;
+    let mut model = bytes(1, 300_000);
+    buffered.write_all_at(&model, 0)?;
+    let mut rng = StdRng::seed_from_u64(seed());
+    for n in 0..200 {
+        let at = rng.random_range(0..model.len() - 20_000);
+        let len = rng.random_range(1..20_000);
+        let (one, other) = if n % 2 == 0 { (&buffered, &direct) } else { (&direct, &buffered) };
+        let data = bytes(n, len);
+        one.write_all_at(&data, at as u64)?;
+        model[at..at + len].copy_from_slice(&data);
+        let from = at.saturating_sub(5_000);
+        let mut found = vec![0; len + 5_000];
+        other.read_exact_at(&mut found, from as u64)?;
+        assert!(found == model[from..from + len + 5_000], "write {n}");
+    }
+    drop((buffered, direct));
+    scene.remount()?;
+    assert!(fs::read(scene.path("file"))? == model);
     scene.finish()
 }
 

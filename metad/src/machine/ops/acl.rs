@@ -4,7 +4,7 @@ use dfs_core::acl::{ACCESS, Acl, DEFAULT};
 use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
-use dfs_core::op::{AclKind, Create, OpReply, SetAcl};
+use dfs_core::op::{AclKind, OpReply, SetAcl};
 
 use crate::kv::Table;
 use crate::machine::ops::{Call, reply, xattr};
@@ -23,7 +23,8 @@ pub(super) fn set(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &SetAcl) -> Res<Op
         return Err(Refusal::NotSupported.into());
     }
     let acl = if op.acl.is_empty() { None } else { Some(Acl::parse(&op.acl)?) };
-    match op.which {
+    let mode = inode.mode;
+    let changed = match op.which {
         AclKind::Access => {
             if let Some(acl) = &acl {
                 inode.mode = acl.mode(inode.mode);
@@ -31,38 +32,42 @@ pub(super) fn set(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &SetAcl) -> Res<Op
                     inode.mode &= !0o2000;
                 }
             }
-            keep(txn, op.ino, &mut inode, ACCESS, acl.filter(Acl::is_extended))?;
+            keep(txn, op.ino, &mut inode, ACCESS, acl.filter(Acl::is_extended))?
         }
         AclKind::Default => {
             if acl.is_some() && inode.kind != FileKind::Directory {
                 return Err(Refusal::NotPermitted.into());
             }
-            keep(txn, op.ino, &mut inode, DEFAULT, acl)?;
+            keep(txn, op.ino, &mut inode, DEFAULT, acl)?
         }
+    };
+    // What is as it was is no change: taking an ACL away where there is none does not move ctime.
+    if changed || inode.mode != mode {
+        inode.altered(call.time);
+        txn.put_inode(op.ino, &inode);
     }
-    inode.altered(call.time);
-    txn.put_inode(op.ino, &inode);
     Ok(reply(inode.data, [inode.attr(op.ino)]))
 }
 
-/// Puts it in the place of what was there.
-fn keep(txn: &mut Txn<'_, '_>, ino: Ino, inode: &mut InodeRow, name: &[u8], acl: Option<Acl>) -> Res<()> {
+/// Puts it in the place of what was there; whether that was another.
+fn keep(txn: &mut Txn<'_, '_>, ino: Ino, inode: &mut InodeRow, name: &[u8], acl: Option<Acl>) -> Res<bool> {
     let key = keys::xattr(ino, name);
-    let was_there = inode.xattr_bytes > 0 && txn.snap().get(Table::Xattr, &key)?.is_some();
-    match acl {
-        Some(acl) => {
-            if !was_there {
+    let before = if inode.xattr_bytes > 0 { txn.get::<XattrRow>(&key)? } else { None };
+    let after = acl.map(|acl| XattrRow { value: acl.to_bytes() });
+    match (&before, &after) {
+        (before, after) if before == after => return Ok(false),
+        (_, Some(after)) => {
+            if before.is_none() {
                 xattr::add_name(inode, name)?;
             }
-            txn.put(key, &XattrRow { value: acl.to_bytes() });
+            txn.put(key, after);
         }
-        None if was_there => {
+        (_, None) => {
             xattr::drop_name(inode, name, &key)?;
             txn.kv.delete(Table::Xattr, key);
         }
-        None => {}
     }
-    Ok(())
+    Ok(true)
 }
 
 fn stored(txn: &Txn<'_, '_>, ino: Ino, inode: &InodeRow, name: &[u8]) -> Res<Option<Acl>> {
@@ -84,18 +89,25 @@ pub(super) fn follow_mode(txn: &mut Txn<'_, '_>, ino: Ino, inode: &InodeRow) -> 
     Ok(())
 }
 
-/// The mode of something new in `parent`, and its ACLs, which are written; the inode itself is the caller's to write.
-pub(super) fn inherit(txn: &mut Txn<'_, '_>, op: &Create, parent: &InodeRow, inode: &mut InodeRow) -> Res<()> {
-    let default = if op.kind == FileKind::Symlink { None } else { stored(txn, op.parent, parent, DEFAULT)? };
+/// The mode of something new, `ino`, in the directory `parent`, and its ACLs, which are written; the inode itself is
+/// the caller's to write.
+pub(super) fn inherit(
+    txn: &mut Txn<'_, '_>,
+    (parent, dir): (Ino, &InodeRow),
+    ino: Ino,
+    inode: &mut InodeRow,
+    umask: u32,
+) -> Res<()> {
+    let default = if inode.kind == FileKind::Symlink { None } else { stored(txn, parent, dir, DEFAULT)? };
     let Some(default) = default else {
-        inode.mode &= !op.umask;
+        inode.mode &= !umask;
         return Ok(());
     };
     let acl = default.clone().inherited(inode.mode);
     inode.mode = acl.mode(inode.mode);
-    keep(txn, op.ino, inode, ACCESS, Some(acl).filter(Acl::is_extended))?;
-    if op.kind == FileKind::Directory {
-        keep(txn, op.ino, inode, DEFAULT, Some(default))?;
+    keep(txn, ino, inode, ACCESS, Some(acl).filter(Acl::is_extended))?;
+    if inode.kind == FileKind::Directory {
+        keep(txn, ino, inode, DEFAULT, Some(default))?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn create(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Create) -> Res
         parent: if is_dir { op.parent } else { Ino(0) },
         ..new_inode(txn, op.kind, call.time)
     };
-    acl::inherit(txn, op, &parent, &mut inode)?;
+    acl::inherit(txn, (op.parent, &parent), op.ino, &mut inode, op.umask)?;
     parent.gain_entry(u32::from(is_dir))?;
     parent.entries_altered(call.time);
     txn.put_inode(op.ino, &inode);

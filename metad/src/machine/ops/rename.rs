@@ -9,7 +9,7 @@ use crate::kv::Table;
 use crate::machine::ops::create::{claim, new_inode};
 use crate::machine::ops::rmdir::drop_dir;
 use crate::machine::ops::unlink::drop_name;
-use crate::machine::ops::{Call, reply};
+use crate::machine::ops::{Call, acl, reply};
 use crate::machine::txn::{Res, Txn};
 use crate::schema::inode::{DentryRow, InodeRow};
 use crate::schema::keys::{self, Counter};
@@ -116,7 +116,8 @@ fn replace(
         claim(txn, call, ino)?;
         // As everything that is made in a setgid directory.
         let gid = if dirs.old.mode & 0o2000 == 0 { gid } else { dirs.old.gid };
-        let whiteout = InodeRow { uid, gid, ..new_inode(txn, FileKind::CharDevice, call.time) };
+        let mut whiteout = InodeRow { uid, gid, ..new_inode(txn, FileKind::CharDevice, call.time) };
+        acl::inherit(txn, (op.parent, &dirs.old), ino, &mut whiteout, 0)?;
         txn.put_inode(ino, &whiteout);
         txn.put_dentry(op.parent, &op.name, ino, FileKind::CharDevice);
         txn.count(Counter::Inodes, 1);

@@ -6,7 +6,7 @@ use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, LockOwner, SessionId};
 use dfs_core::limits::{LOCKS_PER_INODE, LOCKS_PER_SESSION};
 use dfs_core::lock::{LOCK_END, LockChange, LockKind};
-use dfs_core::op::{AclKind, Create, Op, SetAcl, SetAttr, XattrMode};
+use dfs_core::op::{AclKind, Create, Op, Rename, RenameMode, SetAcl, SetAttr, XattrMode};
 use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 
@@ -153,7 +153,13 @@ fn an_acl_and_the_mode_follow_each_other() {
     rig.op(s, Op::SetAcl(SetAcl { ino: a, which: AclKind::Access, acl: list(6), kill_setgid: true })).unwrap();
     assert_eq!(rig.attr(a).mode, 0o761);
     rig.op(s, set_acl(a, AclKind::Access, acl(&[(1, 6, NONE), (4, 4, NONE), (32, 0, NONE)]))).unwrap();
-    assert_eq!((rig.attr(a).mode, rig.attr(a).xattrs, value(&rig, a, ACCESS)), (0o640, false, None));
+    let bare = rig.attr(a);
+    assert_eq!((bare.mode, bare.xattrs, value(&rig, a, ACCESS)), (0o640, false, None));
+    // To take away what is not there, or to say once more what the mode says, changes nothing.
+    rig.op(s, set_acl(a, AclKind::Access, Vec::new())).unwrap();
+    rig.op(s, set_acl(a, AclKind::Access, acl(&[(1, 6, NONE), (4, 4, NONE), (32, 0, NONE)]))).unwrap();
+    rig.op(s, set_acl(a, AclKind::Default, Vec::new())).unwrap();
+    assert_eq!(rig.attr(a), bare);
     for bad in [vec![2, 0, 0, 0], vec![1; 4], acl(&[(1, 7, NONE)])] {
         assert!(rig.op(s, set_acl(a, AclKind::Access, bad)).is_err());
     }
@@ -184,6 +190,12 @@ fn a_default_acl_decides_instead_of_the_umask() {
     assert_eq!((rig.attr(ino(1)).mode, value(&rig, ino(1), DEFAULT)), (0o774, Some(default.clone())));
     assert_eq!((rig.attr(ino(2)).mode, value(&rig, ino(2), ACCESS)), (0o774, Some(default)));
     assert_eq!((value(&rig, ino(2), DEFAULT), rig.attr(ino(3)).xattrs), (None, false));
+    // A whiteout is made too.
+    let (parent, new_parent, n, mode) = (ino(1), ROOT, name("n2"), RenameMode::Replace);
+    let whiteout = Some((ino(5), 0, 0));
+    rig.op(s, Op::Rename(Rename { parent, name: n.clone(), new_parent, new_name: n, mode, whiteout })).unwrap();
+    let nobody = acl(&[(1, 0, NONE), (4, 5, NONE), (8, 7, 9), (16, 0, NONE), (32, 0, NONE)]);
+    assert_eq!((rig.attr(ino(5)).mode, value(&rig, ino(5), ACCESS)), (0, Some(nobody)));
     rig.op(s, set_acl(ino(1), AclKind::Default, Vec::new())).unwrap();
     rig.op(s, make(4, ino(1), FileKind::File)).unwrap();
     assert_eq!((rig.attr(ino(4)).mode, rig.attr(ino(4)).xattrs), (0o700, false));
