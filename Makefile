@@ -45,7 +45,7 @@ apps: build tools ## Runs PostgreSQL, sqlite, git, rsync, cargo, npm and overlay
 	DFS_LONG=1 cargo test --release --workspace --test apps -- --nocapture --test-threads=1 --include-ignored
 
 fuzz: build ## Compares a mount with a local directory, call by call, for two hours (DFS_FUZZ_MINUTES, DFS_FUZZ_SEED)
-	DFS_FUZZ_MINUTES=$${DFS_FUZZ_MINUTES:-120} cargo test --release --workspace --test fuzz -- --include-ignored --nocapture --test-threads=1 a_mount
+	DFS_FUZZ_MINUTES=$${DFS_FUZZ_MINUTES:-120} cargo test --release --workspace --test fuzz -- --nocapture --test-threads=1 a_mount
 
 fuzz-parsers: build ## Fuzzes all parsers of what peers and disks bring, an hour each (DFS_FUZZ_SECONDS, TARGETS)
 	@scripts/fuzz-parsers $(TARGETS)

@@ -62,7 +62,11 @@ fn directory(data: &[u8]) {
     let Ok(store) = open(&disk) else { return };
     use_it(&store);
     drop(store);
-    drop(open(&disk).expect("what a store has written it can open"));
+    // One whose numbers were used up by that says so; it is not damaged.
+    match open(&disk) {
+        Ok(_) | Err(StoreError::Failed(_)) => {}
+        Err(e) => panic!("what a store has written it cannot open: {e}"),
+    }
 }
 
 fn write(disk: &CrashDisk, path: &Path, bytes: &[u8]) {
@@ -286,6 +290,17 @@ mod tests {
         };
         assert!(opens(&state(8, 3)));
         assert!(!opens(&state(u64::MAX, 3)) && !opens(&state(8, u64::MAX)));
+        // The last number that is read is not counted further, or what is written could not be read again.
+        // Nor is there a log after the last that is taken for one.
+        for last in 0x7fff_fffd..=0x8000_0000_u32 {
+            let empty = [&[2][..], &last.to_be_bytes(), &[0; 8], &[0, 0]].concat();
+            assert!(opens(&empty));
+        }
+        for last in (0..4).map(|n| u64::MAX / 2 - n) {
+            DIRECTORY.run(&state(8, last));
+            DIRECTORY.run(&state(last, 3));
+        }
+        assert!(!opens(&state(8, u64::MAX / 2)) && opens(&state(8, u64::MAX / 2 - 1)));
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub(super) struct Place {
 const FILE: LogSeq = LogSeq(u32::MAX);
 
 impl LogSeq {
-    /// No store ever has so many logs: whatever says so is damaged. All that come after one below have numbers, and
-    /// none is [`FILE`].
+    /// No store ever has so many logs: whatever says so is damaged, and none is made with this number or a higher one.
+    /// It is far from [`FILE`].
     pub(super) const END: Self = Self(1 << 31);
 }
 

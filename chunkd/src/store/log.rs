@@ -249,6 +249,10 @@ impl Logs {
         need: u32,
         purpose: Purpose,
     ) -> Result<(), PutError> {
+        // What is made here must be found again.
+        if appender.next >= LogSeq::END {
+            return Err(PutError::from_io("making a log", io::Error::other("the numbers of logs are used up")));
+        }
         let mut size = self.log_bytes.max(need);
         if purpose == Purpose::Put {
             let space = self.disk.space(&self.dir).map_err(|e| PutError::from_io("asking for space", e))?;

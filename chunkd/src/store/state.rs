@@ -21,6 +21,9 @@ const STRIDE: u64 = 4096;
 /// Length of a copy, less than a sector.
 const COPY_BYTES: usize = 128;
 
+/// Nothing is ever counted beyond this, and it can be counted further without an overflow.
+const COUNT_MAX: u64 = u64::MAX / 2;
+
 /// What a start has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -70,17 +73,22 @@ impl State {
         }
         let long = |at: usize| b[at..at + 8].try_into().ok().map(u64::from_be_bytes);
         let seen = Remembered { start: StartId::from_slice(&b[56..72])?, index: LogIndex(long(72)?) };
-        // Each change and each start counts one more: nobody has come so far.
-        let counted = |n: u64| (n <= u64::MAX / 2).then_some(n);
-        Some(Self {
-            version: counted(long(8)?)?,
-            starts: StartCounter(counted(long(16)?)?),
+        let state = Self {
+            version: long(8)?,
+            starts: StartCounter(long(16)?),
             orders: OrderNo::from_slice(&b[24..36])?,
             cluster: if b[36] == 1 { Some(ClusterId::from_slice(&b[40..56])?) } else { None },
             remembered: (b[37] == 1).then_some(seen),
             untrusted: b[38] == 1,
             losses: LossNo(long(80)?),
-        })
+        };
+        state.is_countable().then_some(state)
+    }
+
+    /// Whether its numbers are such as changes and starts, each of which counts one more, can have come to. None
+    /// that are not are ever written: what a store has written it can read.
+    fn is_countable(&self) -> bool {
+        self.version.max(self.starts.0) <= COUNT_MAX
     }
 }
 
@@ -177,6 +185,9 @@ impl StateFile {
     /// The caller holds `writing`.
     fn write(&self, mut next: State) -> Result<(), StoreError> {
         next.version += 1;
+        if !next.is_countable() {
+            return Err(self.fail("counting a change of the state", &io::Error::other("its numbers are used up")));
+        }
         let write = self.file.write_at(&next.encode(), next.version % 2 * STRIDE).and_then(|()| self.file.sync());
         if let Err(e) = write {
             return Err(self.fail("writing the state", &e));

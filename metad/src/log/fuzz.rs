@@ -101,11 +101,16 @@ fn whole_log(mut input: Input<'_>) {
         let Ok(file) = disk.create(&path, Io::Direct) else { return };
         file.write_at(&bytes, 0).expect("a disk in memory");
     }
-    for _ in 0..2 {
+    let open = || {
         let options = LogOptions { file_bytes: FILE as u64, cluster: CLUSTER };
-        let Ok(mut log) = Log::open(Arc::new(disk.clone()), dir, options) else { return };
-        use_it(&mut log);
-    }
+        Log::open(Arc::new(disk.clone()), dir, options)
+    };
+    let Ok(mut log) = open() else { return };
+    use_it(&mut log);
+    let last = log.last_index();
+    drop(log);
+    let again = open().expect("what a log has written it can open");
+    assert_eq!(again.last_index(), last);
 }
 
 fn use_it(log: &mut Log) {
@@ -184,6 +189,8 @@ fn seeds() -> Vec<Vec<u8>> {
         of(4, &logs(1, 1, 1)),
         of(4, &logs(5, 300, 3)),
         of(4, &logs(u64::MAX, u64::MAX - 3, 1)),
+        of(4, &logs(u64::MAX / 2, 9, 1)),
+        of(4, &logs(9, u64::MAX / 2 - 4, 1)),
         of(4, &[0; 17]),
     ]
 }

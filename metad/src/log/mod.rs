@@ -268,6 +268,11 @@ impl Log {
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync()?;
         self.prepare()?;
+        if self.files[self.files.len() - 1].number.0.max(self.last.0) >= recovery::INDEX_MAX {
+            // The header would be refused at the next start.
+            let source = std::io::Error::other("the numbers of the log are used up");
+            return Err(LogError::Io { path: self.current_path(), what: "go on from", source });
+        }
         let next = LogFile { number: self.files[self.files.len() - 1].number.next(), first: LogIndex(self.last.0 + 1) };
         match files::begin(&*self.disk, &self.dir, &mut self.spares, next, &self.options) {
             Ok(current) => {

@@ -15,7 +15,7 @@ use super::{Current, Log, LogError, LogFile, LogOptions, UNIT};
 const FILE_BYTES_MIN: u64 = 16 << 10;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Neither files nor entries are numbered beyond this, not in all the time there is.
-const INDEX_MAX: u64 = u64::MAX / 2;
+pub(super) const INDEX_MAX: u64 = u64::MAX / 2;
 
 pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Log, LogError> {
     check_file_bytes(options.file_bytes).ok_or(LogError::FileBytes(options.file_bytes))?;
