@@ -251,7 +251,9 @@ fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
 fn what_is_done_under_a_lock_is_seen_by_the_next_who_has_it() -> Result<()> {
     let scene = Scene::new()?;
     let other = scene.cluster.mount("other")?;
+    // Nobody has a lock yet: saved, so that both mounts begin with it.
     fs::write(scene.path("f"), b"0")?;
+    fs::File::open(scene.path("f"))?.sync_all()?;
     let script = r#"
 WORKER = '''
 fd = os.open(sys.argv[1], os.O_RDWR)
