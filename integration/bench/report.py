@@ -61,9 +61,9 @@ def markdown(results, machine):
     lines = [
         "# Measured", "",
         "Made by `make bench`; run it on your own machine before you believe it. All systems ran one after the other on",
-        f"one machine ({machine}), servers and client together, over loopback, with their defaults. A figure alone means",
-        "little on a shared machine; the ratio within one run means more. *Ratio* is this project to the best of the other",
-        "distributed systems, more than 1 is better, whatever the unit.", "",
+        f"one machine ({machine}), servers and client together, over loopback,",
+        "with their defaults. A figure alone means little on a shared machine; the ratio within one run means more. *Ratio* is",
+        "this project to the best of the other distributed systems, more than 1 is better, whatever the unit.", "",
         "What each was configured to guarantee:", "",
     ]
     lines += [f"- **{name}**: {results[name]['guarantees']}" for name in names]
