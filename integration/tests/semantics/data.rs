@@ -286,7 +286,8 @@ fn fsync_of_a_directory_saves_every_file() -> Result<()> {
 #[test]
 fn synchronous_writes_are_durable_when_they_return() -> Result<()> {
     let mut scene = Scene::new()?;
-    let open = |name: &str, flags: i32| OpenOptions::new().write(true).create(true).custom_flags(flags).open(scene.path(name));
+    let open =
+        |name: &str, flags: i32| OpenOptions::new().write(true).create(true).custom_flags(flags).open(scene.path(name));
     let flags = [libc::O_DSYNC, libc::O_SYNC, libc::O_DSYNC | libc::O_DIRECT, libc::O_DSYNC | libc::O_APPEND];
     let mut held = Vec::new();
     for (n, flags) in flags.into_iter().enumerate() {
