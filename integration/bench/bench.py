@@ -8,6 +8,7 @@ the table and the picture to --out.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def main():
         parser.error(f"no such system: {', '.join(unknown)}; there are {', '.join(systems.ALL)}")
     if os.geteuid() != 0:
         parser.error("this needs root: it mounts and drops caches")
+    # An exception, so that what runs is taken down; also where the shell has SIGINT ignored, as in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("interrupted"))
     os.makedirs(options.base, exist_ok=True)
     os.makedirs(options.results, exist_ok=True)
     archive = os.path.join(options.base, "tree.tar")
