@@ -86,6 +86,11 @@ impl Flusher {
         })
     }
 
+    /// Whether [`Self::look_after`] has something to do: a flush to begin, or one that has ended.
+    pub(super) fn wants_a_look(&self) -> bool {
+        self.unflushed.is_due() || self.running.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Begins a flush if one is due, after the one before has ended. Returns the index that a flush which
     /// has ended has made durable.
     pub(super) fn look_after(&mut self) -> Result<Option<LogIndex>, Fault> {

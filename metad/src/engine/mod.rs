@@ -6,6 +6,7 @@
 //! snapshot and never wait for the writer.
 
 mod clock;
+mod desk;
 pub(crate) mod entry;
 mod flush;
 pub(crate) mod home;
@@ -68,7 +69,7 @@ pub enum OpenError {
 
 /// The answer to a command: a reply, a refusal, or a fault.
 pub type Outcome = Result<Result<Reply, Refusal>, Fault>;
-/// Called with the outcome on the writer's thread; must not block.
+/// Called with the outcome on the thread that wrote; must not block.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// What to open.
@@ -89,12 +90,16 @@ pub struct EngineOptions {
 struct Pending {
     command: Command,
     done: Done,
+    /// Dropped when it is answered.
+    ticket: Option<desk::Ticket>,
 }
 
 /// What the writer is told.
 #[derive(Debug)]
 enum Message {
     Do(Pending),
+    /// There is something to look after: a flush, or a fault.
+    Nudge,
     Stop,
 }
 
@@ -115,6 +120,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Engine {
     queue: mpsc::Sender<Message>,
+    desk: Arc<desk::Desk>,
     kv: Arc<RocksKv>,
     map: watch::Receiver<Arc<ClusterMap>>,
     shared: Arc<Shared>,
@@ -136,7 +142,21 @@ impl Engine {
     /// # Errors
     /// The engine has stopped; `done` was not called and never will be.
     pub async fn submit_with(&self, command: Command, done: Done) -> Result<(), Fault> {
-        self.queue.send(Message::Do(Pending { command, done })).await.map_err(|_| self.stop_reason())
+        let (ticket, _) = self.desk.ticket();
+        let pending = Pending { command, done, ticket: Some(ticket) };
+        self.queue.send(Message::Do(pending)).await.map_err(|_| self.stop_reason())
+    }
+
+    /// Like [`Self::submit_with`], for a command beside which no other is known: if it is small and the writer free, it
+    /// is done before this returns, without waking anybody. Blocks for a sync of the log then, unless the last took long.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn submit_alone(&self, command: Command, done: Done) -> Result<(), Fault> {
+        match self.desk.do_alone(command, done) {
+            Ok(()) => Ok(()),
+            Err((command, done)) => self.submit_with(command, done).await,
+        }
     }
 
     /// Hands a command to the writer and waits for the outcome.

@@ -10,6 +10,7 @@ use dfs_disk::real::RealDisk;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::clock::Clock;
+use crate::engine::desk::Desk;
 use crate::engine::flush::Unflushed;
 use crate::engine::writer::Writer;
 use crate::engine::{Engine, EngineOptions, EngineThread, Fault, OpenError, QUEUE, Room, Shared, entry, home};
@@ -81,11 +82,13 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
     // Every order so far has a lower number than the entry that was just written.
     shared.last_order.store(shared.applied.load(Ordering::Acquire), Ordering::Release);
     let cluster = writer.cluster();
+    let desk = Arc::new(Desk::new(writer, queue.clone()));
+    let at_desk = desk.clone();
     let thread = std::thread::Builder::new()
         .name("writer".into())
-        .spawn(move || writer.run(rx))
+        .spawn(move || at_desk.run(rx))
         .map_err(|e| OpenError::Fault(Fault::new(e)))?;
-    let engine = Engine { queue: queue.clone(), kv, map, shared, cluster, start, stopped, room: Room::new() };
+    let engine = Engine { queue: queue.clone(), desk, kv, map, shared, cluster, start, stopped, room: Room::new() };
     Ok((engine, EngineThread { queue, thread }))
 }
 

@@ -1,5 +1,7 @@
 //! The engine as a whole, on a real directory.
 
+use std::time::Duration;
+
 use dfs_core::attr::FileKind;
 use dfs_core::id::{Ino, LaneId, Seq, SessionId};
 use dfs_core::name::Name;
@@ -129,4 +131,99 @@ async fn the_clock_does_not_go_back_over_a_start() {
         drop(engine);
         finish(thread).await;
     }
+}
+
+/// A commit that is refused, and logged as any other.
+fn refused(id: SessionId) -> Command {
+    Command::Commit(Commit { session: id, lane: LaneId(0), seq: Seq(77), puts: Vec::new(), groups: Vec::new() })
+}
+
+/// Submits as `submit_alone` does. The outcome, and whether it was there when the call returned.
+async fn alone(engine: &Engine, command: Command) -> (Outcome, bool) {
+    let (tx, mut rx) = oneshot::channel();
+    engine.submit_alone(command, Box::new(move |outcome| drop(tx.send(outcome)))).await.unwrap();
+    match rx.try_recv() {
+        Ok(outcome) => (outcome, true),
+        Err(_) => (rx.await.unwrap(), false),
+    }
+}
+
+#[tokio::test]
+async fn a_lone_command_is_done_where_it_is_brought() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    let (id, _) = session(&engine).await;
+    let mut at_once = 0;
+    for _ in 0..200 {
+        let (outcome, was_there) = alone(&engine, refused(id)).await;
+        assert!(outcome.unwrap().is_err());
+        at_once += u32::from(was_there);
+    }
+    // Not all: a sync that takes long sends the next to the thread.
+    assert!(at_once > 10, "{at_once}");
+    finish(thread).await;
+    let late = engine.submit_alone(refused(id), Box::new(|_| panic!("nobody writes any more"))).await;
+    assert!(late.is_err());
+}
+
+#[tokio::test]
+async fn commands_from_many_sides_are_all_done_once_and_last() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    let (id, ino) = session(&engine).await;
+    let writers = (0..4_u32).map(|lane| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            for seq in 1..=50_u64 {
+                let Command::Commit(mut commit) = create(id, seq, Ino(ino.0 + u64::from(lane))) else { unreachable!() };
+                commit.lane = LaneId(u16::try_from(lane).unwrap());
+                if let Op::Create(create) = &mut commit.groups[0].ops[0] {
+                    create.name = Name::new(format!("{lane}-{seq}").as_bytes()).unwrap();
+                }
+                let command = Command::Commit(commit);
+                let Ok(Ok(Reply::Commit(reply))) = alone(&engine, command.clone()).await.0 else { panic!("{seq}") };
+                // Sent again, as after a lost answer, it has the same one.
+                let Ok(Ok(again)) = alone(&engine, command).await.0 else { panic!("{seq}") };
+                assert_eq!(again, Reply::Commit(reply.clone()));
+                // A number is used once.
+                assert_eq!(reply.groups[0].is_ok(), seq == 1, "{reply:?}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let names = |engine: &Engine| {
+        let query = Query::Lookup { parent: Ino::ROOT, name: Name::new(b"3-1").unwrap() };
+        engine.query(&query).unwrap().is_ok()
+    };
+    assert!(names(&engine));
+    drop(engine);
+    finish(thread).await;
+    let (engine, thread) = start(tmp.path());
+    assert!(names(&engine));
+    finish(thread).await;
+}
+
+#[tokio::test]
+async fn the_state_is_flushed_also_when_all_commands_are_alone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (engine, thread) = start(tmp.path());
+    let (id, _) = session(&engine).await;
+    let flushed = || {
+        let files = std::fs::read_dir(tmp.path().join("m/kv")).unwrap();
+        files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "sst")).count()
+    };
+    while flushed() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let at_start = flushed();
+    // Each takes a unit of the log on the disk, of which so many are too much.
+    let mut count = 0;
+    while flushed() == at_start {
+        count += 1;
+        assert!(count < 20_000, "nothing was flushed");
+        drop(alone(&engine, refused(id)).await);
+    }
+    finish(thread).await;
 }

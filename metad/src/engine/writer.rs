@@ -1,30 +1,26 @@
-//! The one writer: gathers commands, syncs them to the log as a group, applies
-//! them, answers. While a group is synced and applied, the next one gathers in
-//! the queue.
+//! The one writer: syncs commands to the log as a group, applies them, answers. While a group is synced and applied,
+//! the next one gathers in the queue.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, LogIndex};
 use dfs_core::op::{Op, SetAttr};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::engine::flush::Flusher;
 use crate::engine::home::Home;
 use crate::engine::open::Replayed;
-use crate::engine::{Done, Fault, Message, Outcome, Pending, Shared, entry};
+use crate::engine::{Done, Fault, Outcome, Pending, Shared, entry};
 use crate::kv::{Kv, KvError, Overlay, RocksKv};
 use crate::log::{self, Log, LogError};
 use crate::machine::command::{Command, Entry, Place, Reply};
 use crate::machine::{Machine, read};
 use crate::metrics;
 
-/// Commands in one group at most.
-const GROUP_ENTRIES: usize = 512;
-/// Bytes in one group at most, but for a single large command.
-const GROUP_BYTES: usize = 4 << 20;
 /// The term of a metad that is a group of one.
 const TERM: u64 = 1;
 
@@ -37,6 +33,7 @@ pub(super) struct Writer {
     map: watch::Sender<Arc<ClusterMap>>,
     stopped: watch::Sender<Option<Fault>>,
     flusher: Flusher,
+    last_sync: Duration,
 }
 
 impl Writer {
@@ -61,6 +58,7 @@ impl Writer {
             shared,
             map,
             stopped,
+            last_sync: Duration::MAX,
         }
     }
 
@@ -72,46 +70,37 @@ impl Writer {
     pub(super) fn one(&mut self, command: Command) -> Outcome {
         let (tx, rx) = std::sync::mpsc::channel();
         let done: Done = Box::new(move |outcome| drop(tx.send(outcome)));
-        self.group(vec![Pending { command, done }])?;
+        self.group(vec![Pending { command, done, ticket: None }])?;
         rx.recv().map_err(Fault::new)?
     }
 
-    /// Serves the queue until it is told to stop or a fault ends it.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        let mut so_far = self.flusher.begin();
-        let reason = loop {
-            if let Err(fault) = so_far {
-                tracing::error!(%fault, "the writer stops");
-                break Some(fault);
-            }
-            let Some((group, stop)) = gather(&mut queue) else { break None };
-            so_far = self.group(group).and_then(|()| self.look_after_flush());
-            if stop && so_far.is_ok() {
-                break None;
-            }
-        };
-        queue.close();
-        let why = reason.clone().unwrap_or_else(|| Fault::new("metad is shutting down"));
-        while let Some(message) = queue.blocking_recv() {
-            if let Message::Do(pending) = message {
-                (pending.done)(Err(why.clone()));
-            }
-        }
-        if reason.is_none()
-            && let Err(error) = self.flusher.finish()
-        {
+    /// Begins the background's work.
+    pub(super) fn begin(&mut self) -> Result<(), Fault> {
+        self.flusher.begin()
+    }
+
+    /// How long the log's last sync took, in microseconds; the most there can be before the first.
+    pub(super) fn last_sync_micros(&self) -> u64 {
+        u64::try_from(self.last_sync.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Lets go of everything, after a flush if the end is `clean`, and says that it has ended.
+    pub(super) fn end(mut self, clean: bool, why: Fault) {
+        if clean && let Err(error) = self.flusher.finish() {
             tracing::error!(%error, "the state could not be flushed; the next start replays the log");
         }
         self.stopped.send_replace(Some(why));
     }
 
     /// Log, sync, apply, answer. What does not fit into one frame of the log goes in several, each by itself.
-    fn group(&mut self, group: Vec<Pending>) -> Result<(), Fault> {
+    pub(super) fn group(&mut self, group: Vec<Pending>) -> Result<(), Fault> {
         let low = self.shared.low_space.load(Ordering::Relaxed);
         let mut records = Vec::with_capacity(group.len());
         let mut taken = Vec::with_capacity(group.len());
         let mut bytes = 0;
-        for Pending { command, done } in group {
+        let mut tickets = Vec::new();
+        for Pending { command, done, ticket } in group {
+            tickets.extend(ticket);
             if low && !frees_space(&command) {
                 done(Ok(self.no_space(&command)?));
                 continue;
@@ -151,8 +140,11 @@ impl Writer {
     }
 
     fn append(&mut self, records: &[log::Entry]) -> Result<(), LogError> {
+        let began = Instant::now();
         self.log.append(records)?;
-        self.log.sync()
+        self.log.sync()?;
+        self.last_sync = began.elapsed();
+        Ok(())
     }
 
     fn apply(&mut self, taken: Vec<(LogIndex, Entry, Done)>) -> Result<(), Fault> {
@@ -216,55 +208,19 @@ impl Writer {
         Ok(done.map(Reply::Commit).ok_or(Refusal::NoSpace))
     }
 
+    /// Whether [`Self::look_after_flush`] has something to do.
+    pub(super) fn has_flush_to_look_after(&self) -> bool {
+        self.flusher.wants_a_look()
+    }
+
     /// Has the state flushed when enough has gathered, and lets go of log that is not needed any more.
-    fn look_after_flush(&mut self) -> Result<(), Fault> {
+    pub(super) fn look_after_flush(&mut self) -> Result<(), Fault> {
         if let Some(durable) = self.flusher.look_after()?
             && let Err(error) = self.log.release_before(LogIndex(durable.0 + 1))
         {
             tracing::warn!(%error, "log files that are not needed any more could not be recycled");
         }
         Ok(())
-    }
-}
-
-/// Waits for a first command and takes along what has gathered. `None` when nobody is left to send any.
-fn gather(queue: &mut mpsc::Receiver<Message>) -> Option<(Vec<Pending>, bool)> {
-    let mut group = Vec::new();
-    match queue.blocking_recv()? {
-        Message::Do(pending) => group.push(pending),
-        Message::Stop => return Some((group, true)),
-    }
-    let mut bytes = weight(&group[0].command);
-    while group.len() < GROUP_ENTRIES && bytes < GROUP_BYTES {
-        match queue.try_recv() {
-            Ok(Message::Do(pending)) => {
-                bytes += weight(&pending.command);
-                group.push(pending);
-            }
-            Ok(Message::Stop) => return Some((group, true)),
-            Err(_) => break,
-        }
-    }
-    Some((group, false))
-}
-
-/// About how many bytes a command has; only large ones matter.
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::Commit(c) => {
-            let ops: usize = c.groups.iter().flat_map(|g| &g.ops).map(op_weight).sum();
-            c.puts.len() * 256 + ops
-        }
-        _ => 256,
-    }
-}
-
-fn op_weight(op: &Op) -> usize {
-    match op {
-        Op::Write(w) => 128 + w.extents.len() * 80,
-        Op::Move { pieces, .. } => 128 + pieces.len() * 160,
-        Op::SetXattr { value, .. } => 128 + value.len(),
-        _ => 256,
     }
 }
 

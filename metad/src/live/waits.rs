@@ -308,7 +308,9 @@ mod tests {
         /// Waits; the bit of its owner is set when it is told.
         fn wait(&self, owner: u64, ino: u64, kind: LockKind) -> bool {
             let told = self.told.clone();
-            let tell = Box::new(move || drop(told.fetch_or(1 << owner, Ordering::Relaxed)));
+            let tell = Box::new(move || {
+                told.fetch_or(1 << owner, Ordering::Relaxed);
+            });
             assert!(self.waits.add(wanted(owner, ino, kind), (1, owner), tell));
             self.waits.is_ring(&wanted(owner, ino, kind), &self.kv).unwrap()
         }

@@ -11,7 +11,7 @@ use dfs_core::lock::{LockChange, LockKind};
 use dfs_core::op::{Commit, Op};
 use dfs_core::query::{Answer, Query};
 use dfs_proto::{Malformed, Message, PROTOCOL, v1};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
@@ -164,14 +164,17 @@ impl Serving {
         let mut pulse = tokio::time::interval(HEARTBEAT);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut next = Some(first);
+        let mut after = None;
         loop {
-            if let Some(request) = next.take()
-                && let Err(status) = self.take(request).await
-            {
-                if let Some(status) = status {
-                    drop(self.out.send(Out::End(status)));
+            if let Some(request) = next.take() {
+                // What has come meanwhile goes with it.
+                after = requests.message().now_or_never();
+                if let Err(status) = self.take(request, after.is_none()).await {
+                    if let Some(status) = status {
+                        drop(self.out.send(Out::End(status)));
+                    }
+                    return;
                 }
-                return;
             }
             // Requests last: they may never end, and the others are rare.
             let serves = tokio::select! {
@@ -180,7 +183,7 @@ impl Serving {
                 () = self.out.closed() => return,
                 _ = pulse.tick() => self.pulse(),
                 changed = map.changed() => if changed.is_ok() { self.pulse() } else { return },
-                request = requests.message() => match request {
+                request = message(&mut after, &mut requests) => match request {
                     Ok(Some(request)) => {
                         next = Some(request);
                         true
@@ -197,7 +200,8 @@ impl Serving {
     }
 
     /// Starts what a message asks for. An error ends the stream, with a status if the client shall know.
-    async fn take(&mut self, request: v1::SessionRequest) -> Result<(), Option<Status>> {
+    /// `last`: nothing else has come from this client.
+    async fn take(&mut self, request: v1::SessionRequest, last: bool) -> Result<(), Option<Status>> {
         if !self.shared.sessions.heard(self.session, self.stream, now()) {
             return Err(Some(not_served()));
         }
@@ -213,8 +217,9 @@ impl Serving {
             let ignore = Box::new(move |_: Outcome| drop(room));
             self.shared.engine.submit_with(command, ignore).await.map_err(|e| Some(fault(e)))?;
         }
+        let alone = last && request.calls.len() == 1;
         for call in request.calls {
-            self.call(call).await?;
+            self.call(call, alone).await?;
         }
         for id in request.cancel {
             self.shared.waits.cancel((self.stream, id));
@@ -237,14 +242,14 @@ impl Serving {
         }
     }
 
-    async fn call(&self, call: v1::Call) -> Result<(), Option<Status>> {
+    async fn call(&self, call: v1::Call, alone: bool) -> Result<(), Option<Status>> {
         let permit = self.gate.clone().acquire_owned().await.map_err(|_| None)?;
         let id = call.id;
         let bytes = call.encoded_len();
         match parse(self.session, call) {
             Ok(Parsed::Command(command)) => {
                 let room = self.share.take(bytes).await;
-                self.command(id, command, permit, room).await
+                self.command(id, command, permit, room, alone).await
             }
             Ok(Parsed::Wait(wanted)) => {
                 // It may last for ever: others shall not have to wait for its end.
@@ -273,6 +278,7 @@ impl Serving {
         command: Command,
         permit: OwnedSemaphorePermit,
         room: Taken,
+        alone: bool,
     ) -> Result<(), Option<Status>> {
         let out = self.out.clone();
         let freed = frees(&command);
@@ -290,7 +296,10 @@ impl Serving {
             drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
             freed.into_iter().for_each(|ino| shared.waits.freed(ino));
         };
-        self.shared.engine.submit_with(command, Box::new(done)).await.map_err(|e| Some(fault(e)))
+        let (engine, done) = (&self.shared.engine, Box::new(done));
+        let sent =
+            if alone { engine.submit_alone(command, done).await } else { engine.submit_with(command, done).await };
+        sent.map_err(|e| Some(fault(e)))
     }
 
     async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
@@ -352,6 +361,17 @@ impl Serving {
         });
         drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));
         true
+    }
+}
+
+/// The next message: the one that was taken out already, if there is one.
+async fn message(
+    taken: &mut Option<Result<Option<v1::SessionRequest>, Status>>,
+    requests: &mut Streaming<v1::SessionRequest>,
+) -> Result<Option<v1::SessionRequest>, Status> {
+    match taken.take() {
+        Some(message) => message,
+        None => requests.message().await,
     }
 }
 
@@ -449,7 +469,6 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
     use tokio::sync::watch;
 
     use super::*;
@@ -525,14 +544,14 @@ mod tests {
         for other in &others {
             held.extend(other.take(usize::MAX).now_or_never());
         }
-        let mut waits = Box::pin(serving.call(call(1)));
+        let mut waits = Box::pin(serving.call(call(1), false));
         assert!(futures::poll!(&mut waits).is_pending());
         assert!(results.try_recv().is_err());
         held.clear();
         assert!(waits.await.is_ok());
         assert!(results.recv().await.is_some());
         for id in 2..100 {
-            assert!(serving.call(call(id)).await.is_ok());
+            assert!(serving.call(call(id), id % 2 == 0).await.is_ok());
             assert!(matches!(results.recv().await, Some(Out::Done { outcome: Ok(Ok(_)), .. })));
         }
         // What is done holds nothing: all of it can be had again.
