@@ -63,14 +63,16 @@ pub struct Dfs {
     vfs: Arc<Vfs>,
     tasks: Tasks,
     limits: Limits,
+    /// Mounted with `sync`.
+    durable: bool,
     ended: Option<oneshot::Sender<()>>,
 }
 
 impl Dfs {
-    /// A front of `vfs`; `ended` hears when the kernel has let go of the mount.
+    /// A front of `vfs`, with `durable` one where every write is an fsync; `ended` hears when the kernel has let go of the mount.
     #[must_use]
-    pub fn new(vfs: Arc<Vfs>, tasks: Tasks, limits: Limits, ended: oneshot::Sender<()>) -> Self {
-        Self { vfs, tasks, limits, ended: Some(ended) }
+    pub fn new(vfs: Arc<Vfs>, tasks: Tasks, limits: Limits, durable: bool, ended: oneshot::Sender<()>) -> Self {
+        Self { vfs, tasks, limits, durable, ended: Some(ended) }
     }
 
     /// Starts a task for an op whose result needs no undoing when it comes too late.

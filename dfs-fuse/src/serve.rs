@@ -159,7 +159,7 @@ fn serve_mount(
 ) -> anyhow::Result<()> {
     let (ended, mut has_ended) = oneshot::channel();
     let tasks = Tasks::new(runtime.handle().clone());
-    let mounted = mount::mount(Dfs::new(Arc::clone(vfs), tasks, limits, ended), config, point)?;
+    let mounted = mount::mount(Dfs::new(Arc::clone(vfs), tasks, limits, config.flags.sync, ended), config, point)?;
     vfs.set_invalidator(Box::new(Invalidations::new(mounted.notifier())));
     let announced = config.pid_file.as_ref().map_or(Ok(()), |file| write_pid_file(file)).and_then(|()| ready.mounted());
     let end = match &announced {

@@ -271,6 +271,7 @@ impl Vfs {
     async fn repair(&self, item: &mut Item, repairs: Vec<(usize, PutVerdict)>) -> FsResult<()> {
         for (at, verdict) in repairs {
             let mut put = item.put(at).clone();
+            self.copied.forget(put.chunk.id);
             let mut enough = false;
             if verdict == PutVerdict::AskAgain {
                 match self.chunks.ask_again(put.clone()).await {

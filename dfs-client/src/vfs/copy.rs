@@ -1,16 +1,55 @@
 //! Copies inside the filesystem: metad copies extents, no data moves.
+//!
+//! A copy of extents is a commit of its own, which is too much for each file of a tree of small ones. A small file that
+//! is copied whole into an empty one is written there as any program would, which needs no answer from metad; and when
+//! its bytes are saved, with those of many others, the chunk that has them already is named instead of uploaded. Should
+//! that chunk be gone by then, metad says so and the bytes are sent after all.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bytes::Bytes;
+use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::error::Refusal;
+use dfs_core::limits::SMALL_CHUNK_BYTES;
 use dfs_core::op::{CloneRange, Op, OpReply};
 use dfs_core::range::ByteRange;
 
 use super::attr::wrong_answer;
+use super::handle::FileHandle;
 use super::inode::Inode;
 use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
+use crate::lock::lock;
+
+/// Chunks of small files that may be about to be named again.
+const COPIED: usize = 16 << 10;
+
+/// Where chunks are whose bytes were copied into a buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Copied(Mutex<HashMap<ChunkId, ChunkRef>>);
+
+impl Copied {
+    fn add(&self, chunk: ChunkRef) {
+        let mut known = lock(&self.0);
+        if known.len() >= COPIED {
+            // Of files that were written to before they were saved.
+            known.clear();
+        }
+        known.insert(chunk.id, chunk);
+    }
+
+    /// Where a chunk may be already.
+    pub(crate) fn find(&self, id: ChunkId, len: usize) -> Option<ChunkRef> {
+        lock(&self.0).get(&id).copied().filter(|chunk| chunk.len as usize == len)
+    }
+
+    /// It is not there, or not on enough stores.
+    pub(crate) fn forget(&self, id: ChunkId) {
+        lock(&self.0).remove(&id);
+    }
+}
 
 impl Vfs {
     /// Copies `len` bytes (or up to the end of the source) from one place, a handle and an offset, to another, of
@@ -30,6 +69,9 @@ impl Vfs {
         let same = source.inode.ino == target.inode.ino;
         if target.append || (same && src.intersect(dst).is_some()) {
             return Err(Refusal::Invalid.into());
+        }
+        if let Some(done) = self.copy_small(&source, from, &target, to, len, kill_priv).await? {
+            return Ok(done);
         }
         // What its caller has given up must not overwrite what is written later.
         let until = Instant::now() + self.config.deadline * 2;
@@ -61,6 +103,57 @@ impl Vfs {
             return Err(FsError::io("a copy takes too long"));
         }
         Ok(done)
+    }
+
+    /// Copies a small file that is one chunk into an empty one, through the buffer. `None`: it is not such a file, or
+    /// its bytes cannot be had.
+    async fn copy_small(
+        &self,
+        source: &FileHandle,
+        from: (u64, u64),
+        target: &FileHandle,
+        to: (u64, u64),
+        len: u64,
+        kill_priv: bool,
+    ) -> FsResult<Option<u64>> {
+        let is_empty = || {
+            let state = target.inode.state();
+            state.newest().is_some_and(|attr| state.visible(attr).size == 0)
+        };
+        if (from.1, to.1) != (0, 0) || target.durable || source.inode.ino == target.inode.ino || !is_empty() {
+            return Ok(None);
+        }
+        let most = len.min(SMALL_CHUNK_BYTES) as u32;
+        let Some(Ok(bytes)) = self.bytes_of_small(source, from.0, most).await else { return Ok(None) };
+        let Some(chunk) = self.only_chunk(&source.inode, &bytes) else { return Ok(None) };
+        self.copied.add(chunk);
+        self.write(to.0, 0, bytes, kill_priv).await.map(|written| Some(u64::from(written)))
+    }
+
+    /// All bytes of a file that has at most so many.
+    async fn bytes_of_small(&self, source: &FileHandle, fh: u64, most: u32) -> Option<FsResult<Bytes>> {
+        let size = {
+            let state = source.inode.state();
+            state.known.fresh(Instant::now(), self.config.ttl).map(|(attr, _)| state.visible(attr).size)
+        };
+        if size.is_some_and(|size| size == 0 || size > u64::from(most)) {
+            return None;
+        }
+        if let Some(done) = self.try_read(fh, 0, most) {
+            return Some(done);
+        }
+        Some(self.read(fh, 0, most).await)
+    }
+
+    /// The chunk of a saved file that is this chunk and nothing else.
+    fn only_chunk(&self, inode: &Inode, bytes: &Bytes) -> Option<ChunkRef> {
+        let state = inode.state();
+        let (attr, _) = state.known.fresh(Instant::now(), self.config.ttl)?;
+        let range = ByteRange::new(0, attr.size)?;
+        let is_all = attr.size == bytes.len() as u64 && state.buffer().is_clean();
+        let extent = *state.known.extents(attr.data, range).ok()?.iter().next()?;
+        (is_all && extent.range == range && extent.offset == 0 && u64::from(extent.chunk.len) == attr.size)
+            .then_some(extent.chunk)
     }
 
     /// Whether a file is known to have nothing from `offset` on: programs copy until nothing more comes, and to ask

@@ -27,6 +27,8 @@ const ATIME_SECONDS: i64 = 24 * 3600;
 pub(crate) struct FileHandle {
     pub(crate) inode: Arc<Inode>,
     pub(crate) append: bool,
+    /// Opened with `O_SYNC` or `O_DSYNC`.
+    pub(crate) durable: bool,
     /// It may write, and hears at close(2) of what could not be saved.
     pub(crate) writes: bool,
     /// Errors of the inode before this were reported to this handle or are none of its business.
@@ -145,6 +147,7 @@ impl Vfs {
         let handle = FileHandle {
             inode: inode.clone(),
             append,
+            durable: flags & libc::O_DSYNC != 0,
             writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
             seen: AtomicU64::new(seen),
             synced: AtomicU64::new(seen),

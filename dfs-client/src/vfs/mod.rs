@@ -43,6 +43,7 @@ pub use self::types::{Caller, DirItem, Entry, Invalidator, Opened};
 
 use self::background::Closed;
 use self::careful::Careful;
+use self::copy::Copied;
 use self::dir::DirHandles;
 use self::handle::FileHandles;
 use self::inode::Table;
@@ -93,6 +94,8 @@ pub struct Vfs {
     pub(crate) lost_seals: AtomicU64,
     /// How uploads get on.
     pub(crate) progress: Progress,
+    /// How uploads can be spared: see `copy`.
+    pub(crate) copied: Copied,
     atimes: Mutex<HashMap<Ino, Timestamp>>,
     invalidations: Invalidations,
     locks: Locks,
@@ -131,6 +134,7 @@ impl Vfs {
             wake: Notify::new(),
             lost_seals: AtomicU64::new(0),
             progress: Progress::new(),
+            copied: Copied::default(),
             atimes: Mutex::default(),
             invalidations: Invalidations::default(),
             locks: Locks::default(),

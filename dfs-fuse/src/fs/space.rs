@@ -28,10 +28,13 @@ pub(super) fn lseek(dfs: &Dfs, req: &Request, fh: u64, offset: i64, whence: i32,
 
 /// copy_file_range(2): from and to are (handle, offset). The answer has 32 bits; the kernel asks for no more.
 pub(super) fn copy_file_range(dfs: &Dfs, req: &Request, from: (u64, u64), to: (u64, u64), len: u64, reply: ReplyWrite) {
-    let (vfs, kill_priv) = (dfs.vfs(), req.uid() != 0);
+    let (vfs, kill_priv, durable) = (dfs.vfs(), req.uid() != 0, dfs.durable);
     let len = len.min(u64::from(u32::MAX));
     dfs.run_change(req, reply, async move {
         let copied = vfs.copy_range(from, to, len, kill_priv).await?;
+        if durable {
+            vfs.fsync(to.0).await?;
+        }
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
     });
 }
