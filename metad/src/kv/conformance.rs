@@ -119,6 +119,10 @@ fn compare(state: &dyn Snapshot, model: &Model) {
                 let bounded = expected(model, table, key, Some(until));
                 assert_eq!(state.seek_until(table, key, Some(until)).unwrap(), bounded.first().cloned());
                 assert_eq!(scan(state, table, key, Some(until), usize::MAX), bounded);
+                for limit in [1, 2, usize::MAX] {
+                    let last: Vec<_> = bounded.iter().rev().take(limit).cloned().collect();
+                    assert_eq!(back(state, table, key, until, limit), last, "{table:?} {key:?} {until:?} {limit}");
+                }
             }
             for limit in [0, 1, 3, usize::MAX] {
                 let some: Vec<_> = all.iter().take(limit).cloned().collect();
@@ -142,6 +146,18 @@ fn scan(state: &dyn Snapshot, table: Table, from: &[u8], until: Option<&[u8]>, l
             found.push((key.to_vec(), value.to_vec()));
             after_break = found.len() == 5 && limit == 3;
             if after_break { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    found
+}
+
+fn back(state: &dyn Snapshot, table: Table, from: &[u8], until: &[u8], limit: usize) -> Vec<Pair> {
+    let mut found = Vec::new();
+    state
+        .visit_back(table, from, until, &mut |key, value| {
+            assert!(found.len() < limit, "called after it broke off");
+            found.push((key.to_vec(), value.to_vec()));
+            if found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
     found

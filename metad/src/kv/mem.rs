@@ -53,6 +53,19 @@ impl Snapshot for Tables {
         }
         Ok(())
     }
+
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        if until <= from {
+            return Ok(());
+        }
+        let range = (Bound::Included(from), Bound::Excluded(until));
+        for (key, value) in self.0[table.ordinal()].range::<[u8], _>(range).rev() {
+            if visitor(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Snapshot for MemKv {
@@ -62,6 +75,10 @@ impl Snapshot for MemKv {
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
         self.now().visit(table, from, until, visitor)
+    }
+
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.now().visit_back(table, from, until, visitor)
     }
 }
 

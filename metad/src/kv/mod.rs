@@ -74,6 +74,12 @@ pub trait Snapshot: Send + Sync {
     /// When the store fails.
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError>;
 
+    /// As [`Snapshot::visit`], from the last entry to the first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError>;
+
     /// The values of many keys, in their order. Cheaper than one by one, and
     /// what it read is quick to read again.
     ///

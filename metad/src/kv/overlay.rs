@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 
 use super::{Batch, KvError, Snapshot, Table, Visitor};
@@ -124,34 +125,18 @@ impl Snapshot for Overlay<'_> {
         if own.peek().is_none() {
             return self.base.visit(table, from, until, visitor);
         }
-        let mut stopped = false;
-        self.base.visit(table, from, until, &mut |base_key, base_value| {
-            let mut hidden = false;
-            while let Some((key, value)) = own.next_if(|(key, _)| key.as_slice() <= base_key) {
-                hidden = key.as_slice() == base_key;
-                if let Some(value) = value
-                    && visitor(key, value).is_break()
-                {
-                    stopped = true;
-                    return ControlFlow::Break(());
-                }
-            }
-            if !hidden && visitor(base_key, base_value).is_break() {
-                stopped = true;
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        if !stopped {
-            for (key, value) in own {
-                if let Some(value) = value
-                    && visitor(key, value).is_break()
-                {
-                    break;
-                }
-            }
+        let base = |visitor: &mut Visitor<'_>| self.base.visit(table, from, until, visitor);
+        merge(own, base, |own, base| own <= base, visitor)
+    }
+
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        if until <= from {
+            return Ok(());
         }
-        Ok(())
+        let range = (Bound::Included(from), Bound::Excluded(until));
+        let own = self.tables[table.ordinal()].range::<[u8], _>(range).rev().peekable();
+        let base = |visitor: &mut Visitor<'_>| self.base.visit_back(table, from, until, visitor);
+        merge(own, base, |own, base| own >= base, visitor)
     }
 
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
@@ -163,6 +148,44 @@ impl Snapshot for Overlay<'_> {
         }
         Ok(values)
     }
+}
+
+/// Visits the entries of both in one order: of one key its change counts. `is_due` says whether a change comes before an
+/// entry of the base, or is one of it.
+fn merge<'a>(
+    mut own: Peekable<impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>>,
+    base: impl FnOnce(&mut Visitor<'_>) -> Result<(), KvError>,
+    is_due: impl Fn(&[u8], &[u8]) -> bool,
+    visitor: &mut Visitor<'_>,
+) -> Result<(), KvError> {
+    let mut stopped = false;
+    base(&mut |base_key, base_value| {
+        let mut hidden = false;
+        while let Some((key, value)) = own.next_if(|(key, _)| is_due(key, base_key)) {
+            hidden = key.as_slice() == base_key;
+            if let Some(value) = value
+                && visitor(key, value).is_break()
+            {
+                stopped = true;
+                return ControlFlow::Break(());
+            }
+        }
+        if !hidden && visitor(base_key, base_value).is_break() {
+            stopped = true;
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !stopped {
+        for (key, value) in own {
+            if let Some(value) = value
+                && visitor(key, value).is_break()
+            {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Overlay<'_> {

@@ -136,6 +136,30 @@ impl Inner {
         entries.status().map_err(error)
     }
 
+    fn visit_back(
+        &self,
+        table: Table,
+        from: &[u8],
+        until: &[u8],
+        mut options: ReadOptions,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), KvError> {
+        if until <= from {
+            return Ok(());
+        }
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(until);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(table), options);
+        entries.seek_to_last();
+        while let Some((key, value)) = entries.item() {
+            if visitor(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+            entries.prev();
+        }
+        entries.status().map_err(error)
+    }
+
     fn multi_get(&self, keys: &[(Table, Vec<u8>)], options: &ReadOptions) -> Result<Vec<Option<Vec<u8>>>, KvError> {
         let mut values = vec![None; keys.len()];
         for table in Table::ALL {
@@ -161,6 +185,10 @@ impl Snapshot for RocksKv {
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
         self.inner.visit(table, from, until, ReadOptions::default(), visitor)
+    }
+
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.inner.visit_back(table, from, until, ReadOptions::default(), visitor)
     }
 
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
@@ -253,6 +281,10 @@ impl Snapshot for RocksSnapshot {
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
         self.store.visit(table, from, until, self.options(), visitor)
+    }
+
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.store.visit_back(table, from, until, self.options(), visitor)
     }
 
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {

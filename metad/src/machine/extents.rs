@@ -10,19 +10,26 @@ use dfs_core::id::Ino;
 use dfs_core::limits::{CHUNK_BYTES, GROUP_EXTENTS};
 use dfs_core::range::ByteRange;
 
-use crate::kv::{Snapshot, Table, prefix_end};
+use crate::kv::{Snapshot, Table};
 use crate::machine::txn::{Res, Txn};
 use crate::schema::extent::{self, ExtentRow};
 use crate::schema::inode::InodeRow;
 use crate::schema::{Fault, keys};
 
-/// The first `limit` extents of a file that overlap `range`, whole.
-pub(super) fn overlapping(snap: &dyn Snapshot, ino: Ino, range: ByteRange, limit: usize) -> Result<Vec<Extent>, Fault> {
+/// The first `limit` extents of a file of `size` bytes that overlap `range`, whole. What was deleted behind the file's
+/// end, where no extent reaches, is not stepped over: after a long truncation that is much.
+pub(super) fn overlapping(
+    snap: &dyn Snapshot,
+    ino: Ino,
+    size: u64,
+    range: ByteRange,
+    limit: usize,
+) -> Result<Vec<Extent>, Fault> {
     let mut found = Vec::new();
     let mut fault = None;
     let from = keys::extent(ino, range.start.saturating_add(1));
-    let until = prefix_end(&keys::inode(ino));
-    snap.scan_until(Table::Extent, &from, until.as_deref(), limit, &mut |key, value| {
+    let until = keys::extent(ino, size.saturating_add(1));
+    snap.scan_until(Table::Extent, &from, Some(&until), limit, &mut |key, value| {
         match extent::parse(key, value) {
             Ok((_, e)) if e.range.start < range.end => found.push(e),
             Ok(_) => return ControlFlow::Break(()),
@@ -32,6 +39,25 @@ pub(super) fn overlapping(snap: &dyn Snapshot, ino: Ino, range: ByteRange, limit
             }
         }
         ControlFlow::Continue(())
+    })?;
+    fault.map_or(Ok(found), Err)
+}
+
+/// The last `limit` extents of a file of `size` bytes that end after `start`, whole; the last first.
+pub(super) fn last(snap: &dyn Snapshot, ino: Ino, size: u64, start: u64, limit: usize) -> Result<Vec<Extent>, Fault> {
+    let mut found = Vec::new();
+    let mut fault = None;
+    let from = keys::extent(ino, start.saturating_add(1));
+    let until = keys::extent(ino, size.saturating_add(1));
+    if limit == 0 {
+        return Ok(found);
+    }
+    snap.visit_back(Table::Extent, &from, &until, &mut |key, value| {
+        match extent::parse(key, value) {
+            Ok((_, e)) => found.push(e),
+            Err(f) => fault = Some(f),
+        }
+        if fault.is_some() || found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     fault.map_or(Ok(found), Err)
 }
@@ -61,9 +87,14 @@ impl Txn<'_, '_> {
         if row.extents == 0 || range.start >= row.size {
             return Ok(());
         }
-        let hit = overlapping(self.snap(), ino, range, self.budget() + 1)?;
+        let hit = overlapping(self.snap(), ino, row.size, range, self.budget() + 1)?;
+        self.punch_those(ino, row, range, &hit)
+    }
+
+    /// The same, with all extents that overlap `range`.
+    fn punch_those(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange, hit: &[Extent]) -> Res<()> {
         self.spend(hit.len())?;
-        for e in &hit {
+        for e in hit {
             self.drop_extent(ino, row, e)?;
             self.book.lost(ino, e);
             let (left, right) = e.without(range);
@@ -74,12 +105,12 @@ impl Txn<'_, '_> {
         Ok(())
     }
 
-    /// As much of `range` from its start as touches at most `most` extents, with these; at least one byte.
-    pub(super) fn reach(&self, ino: Ino, range: ByteRange, most: usize) -> Res<(ByteRange, Vec<Extent>)> {
+    /// As much of `range`, of a file of `size` bytes, from its start as touches at most `most` extents, with these; at least one byte.
+    pub(super) fn reach(&self, ino: Ino, size: u64, range: ByteRange, most: usize) -> Res<(ByteRange, Vec<Extent>)> {
         if most == 0 {
             return Err(dfs_core::error::Refusal::TooManyExtents.into());
         }
-        let mut hit = overlapping(self.snap(), ino, range, most + 1)?;
+        let mut hit = overlapping(self.snap(), ino, size, range, most + 1)?;
         // The one too many begins after the others.
         let end = hit.get(most).map_or(range.end, |e| e.range.start);
         hit.truncate(most);
@@ -97,41 +128,21 @@ impl Txn<'_, '_> {
     /// Drops extents from the end until `size` or until the budget is used up. Returns the length reached.
     pub(super) fn truncate(&mut self, ino: Ino, row: &mut InodeRow, size: u64) -> Res<u64> {
         let Some(tail) = ByteRange::new(size, row.size) else { return Ok(size) };
-        let reached = if row.extents == 0 { size } else { self.reachable(ino, tail)? };
-        if let Some(tail) = ByteRange::new(reached, row.size) {
-            self.punch(ino, row, tail)?;
+        if row.extents == 0 {
+            return Ok(size);
         }
-        Ok(reached)
-    }
-
-    /// The smallest offset found from which on there are no more extents than the budget allows; at least one goes.
-    fn reachable(&self, ino: Ino, tail: ByteRange) -> Res<u64> {
         let budget = self.budget();
         if budget == 0 {
             return Err(dfs_core::error::Refusal::TooManyExtents.into());
         }
-        let many = |from| -> Res<usize> {
-            let Some(range) = ByteRange::new(from, tail.end) else { return Ok(0) };
-            Ok(overlapping(self.snap(), ino, range, budget + 1)?.len())
-        };
-        if many(tail.start)? <= budget {
-            return Ok(tail.start);
+        let mut hit = last(self.snap(), ino, row.size, tail.start, budget + 1)?;
+        // The one too many stays whole.
+        let reached = hit.get(budget).map_or(size, |e| e.range.end);
+        hit.truncate(budget);
+        if let Some(tail) = ByteRange::new(reached, row.size) {
+            self.punch_those(ino, row, tail, &hit)?;
         }
-        // There is no reverse scan: halve the range instead. `low` has too many, `high` has not.
-        let (mut low, mut high) = (tail.start, tail.end);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            let count = many(middle)?;
-            if count > budget {
-                low = middle;
-            } else {
-                high = middle;
-                if count > budget / 2 {
-                    break;
-                }
-            }
-        }
-        Ok(high)
+        Ok(reached)
     }
 
     /// A cut that is complete but in many pieces, or in very many, wants merging. Looks at the rows next to `e` only.

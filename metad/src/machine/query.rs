@@ -83,7 +83,7 @@ fn directory(snap: &dyn Snapshot, ino: Ino) -> Res<InodeRow> {
 fn node(snap: &dyn Snapshot, ino: Ino, row: &InodeRow) -> Result<NodeInfo, Fault> {
     let extents = match row.extents {
         0 => Some(Vec::new()),
-        n if n <= INLINE_EXTENTS as u64 => Some(overlapping(snap, ino, ALL, INLINE_EXTENTS)?),
+        n if n <= INLINE_EXTENTS as u64 => Some(overlapping(snap, ino, row.size, ALL, INLINE_EXTENTS)?),
         _ => None,
     };
     Ok(NodeInfo { attr: row.attr(ino), extents })
@@ -132,8 +132,11 @@ fn extents(snap: &dyn Snapshot, ino: Ino, from: u64, limit: u32) -> Res<Answer> 
     }
     let limit = limit.clamp(1, EXTENTS) as usize;
     let range = ByteRange { start: from, end: u64::MAX };
-    let mut extents: Vec<Extent> =
-        if row.extents == 0 || from >= row.size { Vec::new() } else { overlapping(snap, ino, range, limit + 1)? };
+    let mut extents: Vec<Extent> = if row.extents == 0 || from >= row.size {
+        Vec::new()
+    } else {
+        overlapping(snap, ino, row.size, range, limit + 1)?
+    };
     let end = extents.len() <= limit;
     extents.truncate(limit);
     Ok(Answer::Extents { data: row.data, extents, end })

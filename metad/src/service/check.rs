@@ -85,6 +85,11 @@ impl Snapshot for Wanted<'_> {
         self.snapshot.visit(table, from, until, visitor)
     }
 
+    fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
+        self.look()?;
+        self.snapshot.visit_back(table, from, until, visitor)
+    }
+
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
         self.look()?;
         self.snapshot.multi_get(keys)

@@ -34,12 +34,12 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange) -> 
 
     // Half of what the group may touch is for what comes, half for what it replaces.
     let half = txn.budget() / 2;
-    let (found, _) = txn.reach(op.src, src, half)?;
-    let (replaced, _) = txn.reach(op.dst, dst, half)?;
+    let (found, mut extents) = txn.reach(op.src, src_size, src, half)?;
+    let (replaced, _) = txn.reach(op.dst, inode.size, dst, half)?;
     let len = found.len().min(replaced.len());
     let from = ByteRange { start: src.start, end: src.start + len };
     let to = ByteRange { start: dst.start, end: dst.start + len };
-    let (_, extents) = txn.reach(op.src, from, half)?;
+    extents.retain(|extent| extent.range.start < from.end);
     txn.punch(op.dst, &mut inode, to)?;
     txn.spend(extents.len())?;
     inode.size = inode.size.max(to.end);

@@ -22,7 +22,7 @@ pub(super) fn moves(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, pieces: &[
 
     for (old, new) in pieces {
         let new = Extent { chunk: call.brought.resolve(txn, &new.chunk)?, ..*new };
-        let hit = overlapping(txn.snap(), ino, new.range, txn.budget() + 1)?;
+        let hit = overlapping(txn.snap(), ino, inode.size, new.range, txn.budget() + 1)?;
         txn.spend(hit.len())?;
         for piece in hit.iter().filter_map(|e| e.slice(new.range)) {
             if old.slice(piece.range) == Some(piece)

@@ -3,11 +3,10 @@
 use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::limits::{GROUP_EXTENTS, LIST_CHUNKS};
-use dfs_core::range::ByteRange;
 
 use crate::kv::Table;
 use crate::machine::command::Reply;
-use crate::machine::extents::overlapping;
+use crate::machine::extents::last;
 use crate::machine::ops::lock;
 use crate::machine::read;
 use crate::machine::txn::{Res, Txn};
@@ -75,9 +74,10 @@ fn free(txn: &mut Txn<'_, '_>, ino: Ino, orphan: &OrphanRow, left: &mut usize) -
     let missing = || corrupt(Table::Inode, &key, "it has an orphan row but does not exist");
     let mut row = txn.get::<InodeRow>(&key)?.ok_or_else(missing)?;
     if row.extents > 0 {
-        let all = ByteRange { start: 0, end: u64::MAX };
-        for e in overlapping(txn.snap(), ino, all, *left)? {
+        // From the end, and it gets shorter: the next step shall not step over what this one deletes.
+        for e in last(txn.snap(), ino, row.size, 0, *left)? {
             txn.drop_extent(ino, &mut row, &e)?;
+            row.size = e.range.start;
             *left -= 1;
         }
         txn.put_inode(ino, &row);
