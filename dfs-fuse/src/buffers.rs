@@ -3,7 +3,7 @@
 //! What travels to and from the chunk daemons lies in buffers of about a MiB that live for some milliseconds. glibc
 //! either maps each of them afresh, and then the kernel has to find, clear and map its pages over and over (half of
 //! the CPU of a sequential read), or keeps them in its arenas, and then holds twice the memory that is in use. Here at
-//! most [`KEPT_BYTES`] are kept, whatever the load.
+//! most `KEPT_BYTES` are kept, whatever the load.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::{Mutex, PoisonError};

@@ -3,7 +3,7 @@
 //!
 //! What was given up is as a rule not cut off in the middle: it runs on to its own end (the client's calls
 //! have deadlines of their own), and what it then brings, such as an open handle, is put back. A caller that
-//! heard of an error must not find later that its change happened after what it did next: see [`Manner`].
+//! heard of an error must not find later that its change happened after what it did next: see `Manner`.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -61,7 +61,6 @@ impl Writer {
     }
 
     /// Lets it finish its step; what it knows, and whether an operation failed.
-    #[must_use]
     pub fn finish(self) -> (Memory, io::Result<()>) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("a writer does not panic")

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -105,6 +105,21 @@ fn without_metad_a_mount_fails_and_a_chunkd_waits() -> Result<()> {
     cluster.start_chunkd(0)?;
     std::thread::sleep(Duration::from_secs(1));
     cluster.start_missing()
+}
+
+#[test]
+fn who_has_seen_enough_of_a_report_gets_no_error() -> Result<()> {
+    let cluster = Cluster::start()?;
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let mut command = Command::new(binary("dfs"));
+        command.args(["--meta", &cluster.meta]).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        // As `head` does.
+        drop(child.stdout.take());
+        let done = child.wait_with_output()?;
+        ensure!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,9 @@ use anyhow::{Result, ensure};
 use dfs_integration::cluster::{Cluster, Options};
 use dfs_integration::tool::{bytes, sh};
 
+/// What is done to a file, and how long it is then.
+type Change<'a> = (&'a str, &'a dyn Fn(&File) -> std::io::Result<()>, usize);
+
 #[test]
 fn fsync_of_a_small_file_is_one_request_to_each_node_and_one_commit() -> Result<()> {
     let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
@@ -34,7 +37,7 @@ fn a_change_of_a_file_with_unsaved_data_is_one_commit() -> Result<()> {
     let mut mount = cluster.mount("mnt")?;
     let path = |name: &str| mount.path.join(name);
     for n in 0..3 {
-        let changes: [(&str, &dyn Fn(&File) -> std::io::Result<()>, usize); 3] = [
+        let changes: [Change; 3] = [
             ("rename", &|_| fs::rename(path("temp"), path("target")), 4096),
             ("link", &|_| fs::hard_link(path("target"), path("other")), 5096),
             ("truncate", &|file| file.set_len(5500), 5500),

@@ -142,7 +142,7 @@ impl Nodes for Side {
             start_id: k.start.to_bytes().to_vec(),
             suspect: Vec::new(),
             untrusted: k.untrusted,
-            losses: losses,
+            losses,
         }))
     }
 

@@ -7,6 +7,9 @@ pub mod stat;
 pub mod status;
 pub mod sync;
 
+use std::io::Write as _;
+
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::args::{Args, Command};
@@ -30,10 +33,11 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
 
 /// Prints for a script or for a person.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(value)?);
-    } else {
-        print!("{}", text());
+    let text = if json { serde_json::to_string_pretty(value)? + "\n" } else { text() };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `dfs ... | head` has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write the result"),
     }
-    Ok(())
 }

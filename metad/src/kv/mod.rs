@@ -6,7 +6,7 @@
 //! with the index of the log entry that it came from, in one atomic step.
 //!
 //! What a [`Kv`] promises: batches become visible whole and in order; after a
-//! crash it holds exactly the state of some earlier [`Kv::applied`] index, at
+//! crash it holds exactly the state of some earlier [`Snapshot::applied`] index, at
 //! least that of the last [`Kv::flush`]. It keeps no log of its own: what is
 //! missing is applied again from the command log.
 

@@ -154,7 +154,7 @@ fn log_file(input: &mut Input<'_>, number: u64, index: &mut u64) -> AlignedBuf {
                 frame
             }
         };
-        if kind % 4 > 0 && kind < 240 {
+        if !kind.is_multiple_of(4) && kind < 240 {
             seal(&mut unit, salt(number));
         }
         unit.truncate(FILE - file.len());
