@@ -110,7 +110,10 @@ impl Vfs {
             }
             let mut rest = items.split_off(taken);
             let mut left = Vec::new();
-            for (mut item, fate) in items.into_iter().zip(again) {
+            for (mut item, mut fate) in items.into_iter().zip(again) {
+                if let Fate::Again(repairs) = &mut fate {
+                    repairs.retain(|(at, _)| !self.was_spared(&mut item, *at));
+                }
                 match fate {
                     Fate::Done => {}
                     Fate::Failed(why) => self.give_up(&item, why),
@@ -127,6 +130,9 @@ impl Vfs {
                         }
                     }
                 }
+            }
+            if !left.iter().all(Item::is_uploaded) {
+                left = self.bring(left, Instant::now()).await;
             }
             left.append(&mut rest);
             items = left;
@@ -267,11 +273,21 @@ impl Vfs {
         }
     }
 
+    /// Whether a chunk that metad did not accept was never sent, for it seemed to be there. Then it is to be sent, together
+    /// with others of that kind.
+    fn was_spared(&self, item: &mut Item, at: usize) -> bool {
+        let spared = item.put(at).acks.is_empty();
+        if spared {
+            self.copied.forget(item.put(at).chunk.id);
+            item.chunks[at].put = None;
+        }
+        spared
+    }
+
     /// Makes the chunks that metad did not accept good, on these members or others.
     async fn repair(&self, item: &mut Item, repairs: Vec<(usize, PutVerdict)>) -> FsResult<()> {
         for (at, verdict) in repairs {
             let mut put = item.put(at).clone();
-            self.copied.forget(put.chunk.id);
             let mut enough = false;
             if verdict == PutVerdict::AskAgain {
                 match self.chunks.ask_again(put.clone()).await {

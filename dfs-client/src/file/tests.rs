@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dfs_core::attr::{Attr, FileKind};
+use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use dfs_core::name::Name;
@@ -185,6 +186,25 @@ async fn chunks_that_are_not_accepted_are_made_good_and_the_change_waits_for_the
         assert!(world.is_clean(ino));
         assert_eq!(world.vfs.fsync(fh).await, Ok(()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_should_be_there_is_not_sent_and_if_it_is_gone_it_is() {
+    let world = World::new().await;
+    let bytes = b"0123456789";
+    let slot = *world.vfs.meta.map().slots.keys().next().unwrap();
+    let chunk = ChunkRef { id: ChunkId::of(bytes), len: 10, slot };
+    world.vfs.copied.add(chunk);
+    let (ino, fh) = world.written("a", bytes).await;
+    assert_eq!(world.vfs.fsync(fh).await, Ok(()));
+    assert_eq!((world.seen(), world.chunks()), (vec![vec!["write 10".to_owned()]], 0));
+    assert!(world.is_clean(ino));
+    // Once more, and metad does not know it.
+    lock(&world.script).verdicts.push_back(PutVerdict::TooFewCopies);
+    let (ino, fh) = world.written("b", bytes).await;
+    assert_eq!(world.vfs.fsync(fh).await, Ok(()));
+    assert_eq!((world.seen().len(), world.chunks()), (2, 1));
+    assert!(world.is_clean(ino) && world.vfs.copied.find(chunk.id, 10).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,11 @@ impl Vfs {
             let chunks = chunks.collect();
             items.push(Item { inode, no, seal, groups: plan.groups, chunks, rider: None });
         }
+        self.bring(items, begun).await
+    }
+
+    /// Brings the chunks that have no put yet. Items of which that fails are given up.
+    pub(super) async fn bring(&self, mut items: Vec<Item>, begun: Instant) -> Vec<Item> {
         let patience = Instant::now() + PATIENCE.min(self.config.deadline);
         let mut failed = self.upload_rest(&mut items, begun).await;
         while failed == Some(FsError::NoSpace) && Instant::now() < patience {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkId, ChunkRef};
@@ -25,24 +25,33 @@ use crate::lock::lock;
 
 /// Chunks of small files that may be about to be named again.
 const COPIED: usize = 16 << 10;
+/// How long a chunk is taken to be still there: until the copy should be saved, and shorter than a chunk that nobody uses
+/// any more is kept.
+const COPIED_FOR: Duration = Duration::from_secs(8);
+/// Longest file of which the bytes are fetched so that its copy needs no commit of its own.
+const FETCH_BYTES: u64 = 64 << 10;
 
-/// Where chunks are whose bytes were copied into a buffer.
+/// Where chunks are whose bytes were copied into a buffer, and since when.
 #[derive(Debug, Default)]
-pub(crate) struct Copied(Mutex<HashMap<ChunkId, ChunkRef>>);
+pub(crate) struct Copied(Mutex<HashMap<ChunkId, (ChunkRef, Instant)>>);
 
 impl Copied {
-    fn add(&self, chunk: ChunkRef) {
+    /// It is there now.
+    pub(crate) fn add(&self, chunk: ChunkRef) {
         let mut known = lock(&self.0);
+        let now = Instant::now();
         if known.len() >= COPIED {
-            // Of files that were written to before they were saved.
-            known.clear();
+            known.retain(|_, (_, since)| now.saturating_duration_since(*since) < COPIED_FOR);
         }
-        known.insert(chunk.id, chunk);
+        if known.len() < COPIED {
+            known.insert(chunk.id, (chunk, now));
+        }
     }
 
     /// Where a chunk may be already.
     pub(crate) fn find(&self, id: ChunkId, len: usize) -> Option<ChunkRef> {
-        lock(&self.0).get(&id).copied().filter(|chunk| chunk.len as usize == len)
+        let (chunk, since) = *lock(&self.0).get(&id)?;
+        (chunk.len as usize == len && since.elapsed() < COPIED_FOR).then_some(chunk)
     }
 
     /// It is not there, or not on enough stores.
@@ -70,11 +79,18 @@ impl Vfs {
         if target.append || (same && src.intersect(dst).is_some()) {
             return Err(Refusal::Invalid.into());
         }
-        if let Some(done) = self.copy_small(&source, from, &target, to, len, kill_priv).await? {
-            return Ok(done);
-        }
         // What its caller has given up must not overwrite what is written later.
         let until = Instant::now() + self.config.deadline * 2;
+        if (from.1, to.1) == (0, 0)
+            && !target.durable
+            && let Some((bytes, chunk)) = self.small_to_empty(&source, from.0, &target.inode, len).await
+        {
+            if Instant::now() >= until {
+                return Err(FsError::io("a copy takes too long"));
+            }
+            self.copied.add(chunk);
+            return self.write(to.0, 0, bytes, kill_priv).await.map(u64::from);
+        }
         let _quiet = self.quiet(&target.inode).await?;
         if !same {
             // Only the seals of one file can be in the commit.
@@ -105,44 +121,37 @@ impl Vfs {
         Ok(done)
     }
 
-    /// Copies a small file that is one chunk into an empty one, through the buffer. `None`: it is not such a file, or
-    /// its bytes cannot be had.
-    async fn copy_small(
+    /// All bytes of a small file that is one chunk, and that chunk, when its copy is to go into an empty file. `None`: it
+    /// is another case, or they cannot be had.
+    async fn small_to_empty(
         &self,
         source: &FileHandle,
-        from: (u64, u64),
-        target: &FileHandle,
-        to: (u64, u64),
+        fh: u64,
+        target: &Inode,
         len: u64,
-        kill_priv: bool,
-    ) -> FsResult<Option<u64>> {
-        let is_empty = || {
-            let state = target.inode.state();
+    ) -> Option<(Bytes, ChunkRef)> {
+        let is_empty = {
+            let state = target.state();
             state.newest().is_some_and(|attr| state.visible(attr).size == 0)
         };
-        if (from.1, to.1) != (0, 0) || target.durable || source.inode.ino == target.inode.ino || !is_empty() {
-            return Ok(None);
-        }
-        let most = len.min(SMALL_CHUNK_BYTES) as u32;
-        let Some(Ok(bytes)) = self.bytes_of_small(source, from.0, most).await else { return Ok(None) };
-        let Some(chunk) = self.only_chunk(&source.inode, &bytes) else { return Ok(None) };
-        self.copied.add(chunk);
-        self.write(to.0, 0, bytes, kill_priv).await.map(|written| Some(u64::from(written)))
-    }
-
-    /// All bytes of a file that has at most so many.
-    async fn bytes_of_small(&self, source: &FileHandle, fh: u64, most: u32) -> Option<FsResult<Bytes>> {
         let size = {
             let state = source.inode.state();
-            state.known.fresh(Instant::now(), self.config.ttl).map(|(attr, _)| state.visible(attr).size)
+            let (attr, _) = state.known.fresh(Instant::now(), self.config.ttl)?;
+            state.visible(attr).size
         };
-        if size.is_some_and(|size| size == 0 || size > u64::from(most)) {
+        if !is_empty || source.inode.ino == target.ino || !(1..len.min(SMALL_CHUNK_BYTES - 1) + 1).contains(&size) {
             return None;
         }
-        if let Some(done) = self.try_read(fh, 0, most) {
-            return Some(done);
-        }
-        Some(self.read(fh, 0, most).await)
+        // One byte more tells whether it has grown.
+        let most = u32::try_from(size + 1).ok()?;
+        let bytes = match self.try_read(fh, 0, most) {
+            Some(done) => done,
+            None if size <= FETCH_BYTES => self.read(fh, 0, most).await,
+            None => return None,
+        };
+        let bytes = bytes.ok()?;
+        let chunk = self.only_chunk(&source.inode, &bytes)?;
+        Some((bytes, chunk))
     }
 
     /// The chunk of a saved file that is this chunk and nothing else.

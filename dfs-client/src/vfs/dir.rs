@@ -15,6 +15,7 @@ use dfs_core::id::Ino;
 use dfs_core::limits::DIR_ENTRIES;
 use dfs_core::name::Name;
 use dfs_core::query::{Answer, DirEntry, Query};
+use tokio::task::JoinHandle;
 
 use super::handle::Numbered;
 use super::inode::Neighbours;
@@ -44,6 +45,7 @@ struct Listing {
     /// Pages begin here: the number of entries before, and the name before. The first is (0, None).
     starts: Vec<(u64, Option<Name>)>,
     page: Option<Page>,
+    ahead: Option<Ahead>,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,22 @@ pub(super) struct Page {
     plus: bool,
     /// Whether it is the last.
     end: bool,
+}
+
+/// A page that is on its way.
+#[derive(Debug)]
+struct Ahead {
+    before: u64,
+    plus: bool,
+    page: JoinHandle<FsResult<Page>>,
+}
+
+impl Listing {
+    /// The page that was asked for ahead, if it is this one and came.
+    async fn take_ahead(&mut self, before: u64, plus: bool) -> Option<Page> {
+        let ahead = self.ahead.take().filter(|ahead| (ahead.before, ahead.plus) == (before, plus))?;
+        ahead.page.await.ok()?.ok()
+    }
 }
 
 impl Page {
@@ -113,6 +131,7 @@ impl Vfs {
         let mut index = cookie.max(DOTS) - DOTS;
         loop {
             self.turn_to(dir.ino, &mut listing, index, plus).await?;
+            self.list_ahead(dir.ino, &mut listing, index, plus);
             let Some(page) = &listing.page else { return Ok(items) };
             let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
             for (at, entry) in page.entries.iter().enumerate().skip(skip) {
@@ -175,7 +194,10 @@ impl Vfs {
         let mut start = listing.starts[at].clone();
         loop {
             let (before, after) = start;
-            let page = self.page(ino, before, after, plus, DIR_ENTRIES).await?;
+            let page = match listing.take_ahead(before, plus).await {
+                Some(page) if self.dentries.is_current(page.ticket, ino) => page,
+                _ => self.page(ino, before, after, plus, DIR_ENTRIES).await?,
+            };
             let next = before + page.entries.len() as u64;
             let last = page.entries.last().map(|e| e.name.clone());
             let end = page.end || last.is_none();
@@ -189,6 +211,22 @@ impl Vfs {
                 return Ok(());
             }
             start = (next, last);
+        }
+    }
+
+    /// Asks for the page after the current one when its reader has come back for more: metad looks it up meanwhile. Not
+    /// for one who changes the directory while reading it, since what was read before a change is not used.
+    fn list_ahead(&self, ino: Ino, listing: &mut Listing, index: u64, plus: bool) {
+        let Some(page) = listing.page.as_ref().filter(|page| index > page.before && listing.ahead.is_none()) else {
+            return;
+        };
+        if !self.dentries.is_current(page.ticket, ino) {
+            return;
+        }
+        let (before, after) = (page.after(), page.more_after());
+        if let (Some(after), Some(vfs)) = (after, self.shared()) {
+            let page = self.runtime.spawn(async move { vfs.page(ino, before, Some(after), plus, DIR_ENTRIES).await });
+            listing.ahead = Some(Ahead { before, plus, page });
         }
     }
 

@@ -142,7 +142,7 @@ impl Engine {
     /// # Errors
     /// The engine has stopped; `done` was not called and never will be.
     pub async fn submit_with(&self, command: Command, done: Done) -> Result<(), Fault> {
-        let (ticket, _) = self.desk.ticket();
+        let (ticket, _) = self.desk.ticket(&command);
         let pending = Pending { command, done, ticket: Some(ticket) };
         self.queue.send(Message::Do(pending)).await.map_err(|_| self.stop_reason())
     }

@@ -82,7 +82,7 @@ pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError
     // Every order so far has a lower number than the entry that was just written.
     shared.last_order.store(shared.applied.load(Ordering::Acquire), Ordering::Release);
     let cluster = writer.cluster();
-    let desk = Arc::new(Desk::new(writer, queue.clone()));
+    let desk = Arc::new(Desk::new(writer, &queue));
     let at_desk = desk.clone();
     let thread = std::thread::Builder::new()
         .name("writer".into())

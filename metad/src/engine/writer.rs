@@ -79,9 +79,9 @@ impl Writer {
         self.flusher.begin()
     }
 
-    /// How long the log's last sync took, in microseconds; the most there can be before the first.
-    pub(super) fn last_sync_micros(&self) -> u64 {
-        u64::try_from(self.last_sync.as_micros()).unwrap_or(u64::MAX)
+    /// How long the log's last sync took; the most there can be before the first.
+    pub(super) fn last_sync(&self) -> Duration {
+        self.last_sync
     }
 
     /// Lets go of everything, after a flush if the end is `clean`, and says that it has ended.

@@ -3,6 +3,7 @@
 use dfs_core::attr::FileKind;
 use dfs_core::extent::Extent;
 use dfs_core::id::{Ino, SessionId, SlotId};
+use dfs_core::limits::INLINE_EXTENTS;
 use dfs_core::op::{CloneRange, Commit, Group, Op, Put, Rename, RenameMode, SetAttr, Space, Write, XattrMode};
 use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
@@ -253,8 +254,17 @@ impl Pair {
             assert_eq!((attr.mtime, attr.ctime), (node.mtime, node.ctime), "{ino}");
             match node.kind {
                 FileKind::Directory => {
-                    let q = Query::ReadDir { ino: *ino, after: None, limit: 100, plus: false };
+                    let q = Query::ReadDir { ino: *ino, after: None, limit: 100, plus: true };
                     let Answer::Dir { entries, .. } = self.rig.ask(&q).unwrap() else { panic!() };
+                    for entry in &entries {
+                        let node = entry.node.as_ref().unwrap();
+                        assert_eq!(node.attr, self.rig.attr(entry.ino));
+                        if entry.kind != FileKind::File {
+                            continue;
+                        }
+                        let extents = self.rig.extents(entry.ino);
+                        assert!(extents.len() > INLINE_EXTENTS || node.extents.as_ref() == Some(&extents));
+                    }
                     let entries: Vec<_> = entries.into_iter().map(|e| (e.name, e.ino)).collect();
                     assert_eq!(entries, node.entries.clone().into_iter().collect::<Vec<_>>());
                 }
