@@ -138,14 +138,13 @@ fn refused(id: SessionId) -> Command {
     Command::Commit(Commit { session: id, lane: LaneId(0), seq: Seq(77), puts: Vec::new(), groups: Vec::new() })
 }
 
-/// Submits as `submit_alone` does. The outcome, and whether it was there when the call returned.
+/// Submits as `submit_alone` does, on a runtime of one thread. The outcome, and whether it was done here.
 async fn alone(engine: &Engine, command: Command) -> (Outcome, bool) {
-    let (tx, mut rx) = oneshot::channel();
-    engine.submit_alone(command, Box::new(move |outcome| drop(tx.send(outcome)))).await.unwrap();
-    match rx.try_recv() {
-        Ok(outcome) => (outcome, true),
-        Err(_) => (rx.await.unwrap(), false),
-    }
+    let (tx, rx) = oneshot::channel();
+    let done = move |outcome| drop(tx.send((outcome, std::thread::current().id())));
+    engine.submit_alone(command, Box::new(done)).await.unwrap();
+    let (outcome, thread) = rx.await.unwrap();
+    (outcome, thread == std::thread::current().id())
 }
 
 #[tokio::test]
@@ -157,9 +156,9 @@ async fn a_lone_command_is_done_where_it_is_brought() {
     let (mut at_once, mut quick) = (0, 0);
     for _ in 0..200 {
         let began = Instant::now();
-        let (outcome, was_there) = alone(&engine, refused(id)).await;
+        let (outcome, was_here) = alone(&engine, refused(id)).await;
         assert!(outcome.unwrap().is_err());
-        at_once += u32::from(was_there);
+        at_once += u32::from(was_here);
         quick += u32::from(began.elapsed() < Duration::from_micros(700));
     }
     assert!(at_once > 10 || quick < 100, "{at_once} of {quick} quick ones");
@@ -177,8 +176,8 @@ async fn sessions_that_take_turns_do_not_write_alone() {
     for _ in 0..20 {
         for id in [one, two] {
             let began = Instant::now();
-            let (_, was_there) = alone(&engine, refused(id)).await;
-            assert!(!was_there || began.elapsed() > Duration::from_millis(5), "they share no sync");
+            let (_, was_here) = alone(&engine, refused(id)).await;
+            assert!(!was_here || began.elapsed() > Duration::from_millis(5), "they share no sync");
         }
     }
     finish(thread).await;
