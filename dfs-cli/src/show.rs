@@ -52,7 +52,6 @@ pub fn node_state(state: i32) -> &'static str {
         NodeState::Up => "up",
         NodeState::Suspect => "suspect",
         NodeState::Down => "down",
-        NodeState::Draining => "draining",
         NodeState::Retired => "retired",
     }
 }

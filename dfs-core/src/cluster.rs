@@ -17,9 +17,7 @@ pub enum NodeState {
     Suspect,
     /// Silent for longer.
     Down,
-    /// Being emptied.
-    Draining,
-    /// Emptied; may be taken away.
+    /// Emptied, or given up; may be taken away.
     Retired,
 }
 
@@ -27,7 +25,7 @@ impl NodeState {
     /// Whether requests may be sent to it.
     #[must_use]
     pub fn is_reachable(self) -> bool {
-        matches!(self, Self::Up | Self::Suspect | Self::Draining)
+        matches!(self, Self::Up | Self::Suspect)
     }
 }
 
@@ -40,6 +38,8 @@ pub struct Node {
     pub zone: String,
     /// State.
     pub state: NodeState,
+    /// Whether it is being emptied: it takes no new slots, and those that it has move away.
+    pub draining: bool,
 }
 
 /// One data directory.
@@ -67,6 +67,14 @@ pub struct Member {
 pub struct Slot {
     /// Its members.
     pub members: Vec<Member>,
+}
+
+impl Slot {
+    /// A store as a member.
+    #[must_use]
+    pub fn member(&self, store: StoreId) -> Option<Member> {
+        self.members.iter().copied().find(|m| m.store == store)
+    }
 }
 
 /// All of it.
@@ -99,6 +107,14 @@ impl ClusterMap {
     #[must_use]
     pub fn is_reachable(&self, store: StoreId) -> bool {
         self.node_of(store).is_some_and(|n| n.state.is_reachable())
+    }
+
+    /// The zone of a store: that of its node, or the node itself if that names none.
+    #[must_use]
+    pub fn zone_of(&self, store: StoreId) -> Option<(&str, Option<NodeId>)> {
+        let id = self.stores.get(&store)?.node;
+        let zone = self.nodes.get(&id)?.zone.as_str();
+        Some((zone, zone.is_empty().then_some(id)))
     }
 
     /// Copies that a commit needs in a slot: `min_replicas`, but no more than the slot has members.

@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod id;
 pub mod limits;
 pub mod lock;
+pub mod moves;
 pub mod name;
 pub mod op;
 pub mod placement;

@@ -70,6 +70,8 @@ pub const SESSIONS: usize = 10_000;
 pub const STORES_PER_NODE: usize = 64;
 /// Slots made for each store that joins (before dividing by the replicas).
 pub const SLOTS_PER_STORE: u32 = 64;
+/// Members of one slot: those that it should have, and as many that take over.
+pub const SLOT_MEMBERS: usize = 32;
 /// Longest zone name, address or client description.
 pub const LABEL_BYTES: usize = 255;
 
@@ -87,6 +89,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const NODE_SUSPECT: Duration = Duration::from_secs(3);
 /// A node this long silent is down.
 pub const NODE_DOWN: Duration = Duration::from_secs(10);
+/// The places of a node that was down for so long, or of a failed disk, go to others.
+pub const REPLACE_AFTER: Duration = Duration::from_secs(60);
 /// An upload or a read without progress for this long goes elsewhere.
 pub const STALL: Duration = Duration::from_millis(500);
 /// How long a writer leaves a slot alone after one of its members failed.

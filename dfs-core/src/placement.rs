@@ -52,6 +52,27 @@ pub fn place(slots: &[SlotId], replicas: u8, candidates: &[Candidate]) -> BTreeM
     placed
 }
 
+/// What each store should have of all the places that they hold together, as fractions: by its weight, but no group
+/// more than one place in each slot.
+#[must_use]
+pub fn shares(replicas: u8, candidates: &[Candidate]) -> BTreeMap<StoreId, (u128, u128)> {
+    let mut stores: Vec<&Candidate> = candidates.iter().collect();
+    stores.sort_by_key(|c| c.store);
+    let groups = group(&stores, usize::from(replicas));
+    let copies = usize::from(replicas).min(groups.len());
+    if copies == 0 {
+        return BTreeMap::new();
+    }
+    let fair = fair_shares(&stores, &groups, copies, 0);
+    stores.iter().zip(fair).map(|(c, share)| (c.store, share)).collect()
+}
+
+/// A number for a slot and a store, the same everywhere, to choose among equals.
+#[must_use]
+pub fn score(slot: SlotId, store: StoreId) -> u64 {
+    hash(slot, store)
+}
+
 /// A domain of which a slot takes at most one store: the places of its stores in the list.
 struct Group {
     stores: Vec<usize>,

@@ -42,6 +42,10 @@ pub struct Args {
     /// Takes a node for down after it was silent this long. Default 10.
     #[arg(long, value_name = "SECONDS")]
     pub node_down_s: Option<u64>,
+    /// Gives the places of a node's stores to others after it was down for this long, or of a single store after its
+    /// disk failed so long ago. Default 60.
+    #[arg(long, value_name = "SECONDS")]
+    pub replace_after_s: Option<u64>,
     /// Refuses new data when the disk of DIR has less than this free. Default 256.
     #[arg(long, value_name = "MIB")]
     pub reserve_mib: Option<u64>,
@@ -81,6 +85,7 @@ struct File {
     metrics: Option<SocketAddr>,
     session_end_s: Option<u64>,
     node_down_s: Option<u64>,
+    replace_after_s: Option<u64>,
     reserve_mib: Option<u64>,
     cache_mib: Option<u64>,
     log_level: Option<String>,
@@ -105,6 +110,8 @@ pub struct Config {
     pub session_end_s: u64,
     /// Seconds of silence after which a node is down.
     pub node_down_s: u64,
+    /// Seconds after that until its places go to others.
+    pub replace_after_s: u64,
     /// MiB to be left free on the disk.
     pub reserve_mib: u64,
     /// MiB of block cache.
@@ -147,6 +154,10 @@ impl Config {
             metrics: args.metrics.or(file.metrics),
             session_end_s: args.session_end_s.or(file.session_end_s).unwrap_or(limits::SESSION_END.as_secs()),
             node_down_s: args.node_down_s.or(file.node_down_s).unwrap_or(limits::NODE_DOWN.as_secs()),
+            replace_after_s: args
+                .replace_after_s
+                .or(file.replace_after_s)
+                .unwrap_or(limits::REPLACE_AFTER.as_secs()),
             reserve_mib: args.reserve_mib.or(file.reserve_mib).unwrap_or(256),
             cache_mib: args.cache_mib.or(file.cache_mib).unwrap_or(64),
             log_level: args.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
@@ -168,6 +179,7 @@ impl Config {
         within("min-replicas", self.min_replicas.into(), 1, self.replicas.into())?;
         within("session-end-s", self.session_end_s, 5, 86_400)?;
         within("node-down-s", self.node_down_s, 2, 3_600)?;
+        within("replace-after-s", self.replace_after_s, 0, 30 * 86_400)?;
         within("reserve-mib", self.reserve_mib, 16, 1 << 20)?;
         within("cache-mib", self.cache_mib, 8, 1 << 20)
     }
@@ -176,6 +188,12 @@ impl Config {
     #[must_use]
     pub fn session_end(&self) -> Duration {
         Duration::from_secs(self.session_end_s)
+    }
+
+    /// How long the places of what is down or failed are kept for it.
+    #[must_use]
+    pub fn replace_after(&self) -> Duration {
+        Duration::from_secs(self.replace_after_s)
     }
 
     /// Silence after which a node is down.

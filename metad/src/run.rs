@@ -86,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     for (id, row) in read::sessions(&*engine.snapshot())? {
         sessions.add(id, row.client, Instant::now());
     }
-    let nodes = Nodes::new(Instant::now(), config.node_down());
+    let nodes = Nodes::new(Instant::now(), config.node_down(), config.replace_after());
     let shared = Arc::new(Shared {
         engine: engine.clone(),
         sessions,

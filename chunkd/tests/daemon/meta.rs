@@ -60,6 +60,7 @@ impl Known {
                     addr: n.addr.clone(),
                     zone: n.zone.clone(),
                     state: v1::NodeState::Up as i32,
+                    draining: false,
                 })
                 .collect(),
             stores: stores()

@@ -280,6 +280,7 @@ mod tests {
             addr: format!("127.0.0.1:{n}"),
             zone: String::new(),
             state: states[n] as i32,
+            draining: false,
         };
         let store = |n: usize| MapStore { id: id(n + 10), node: id(n), capacity: 100, start: 1 };
         let load = |n: usize| StoreLoad { store: id(n + 10), free: 50, total: 100, missed: missed[n] };

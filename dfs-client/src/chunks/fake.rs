@@ -114,7 +114,7 @@ impl Cluster {
         let mut all = Vec::new();
         for n in 1..=stores {
             let store = FakeStore::start(StoreId(n)).await;
-            let node = Node { addr: store.addr.clone(), zone: String::new(), state: NodeState::Up };
+            let node = Node { addr: store.addr.clone(), zone: String::new(), state: NodeState::Up, draining: false };
             map.nodes.insert(NodeId(n), node);
             map.stores.insert(StoreId(n), Store { node: NodeId(n), capacity: 1 << 40, start: StartCounter(3) });
             all.push(store);

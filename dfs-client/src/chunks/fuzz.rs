@@ -115,7 +115,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let got = [v1::read_result::Result::Data(vec![5; 50].into()), v1::read_result::Result::Error(error)];
     let got = v1::ReadBatchResponse { results: got.map(|result| v1::ReadResult { result: Some(result) }).into() };
     let state = v1::NodeState::Up.into();
-    let node = |n| v1::MapNode { id: id(n), addr: format!("n{n}:1"), zone: String::new(), state };
+    let node = |n| v1::MapNode { id: id(n), addr: format!("n{n}:1"), zone: String::new(), state, draining: false };
     let store = |n| v1::MapStore { id: id(n), node: id(n), capacity: 1 << 40, start: 1 };
     let members = |of: [u128; 3]| of.map(|n| v1::MapMember { store: id(n), full: true }).into();
     let map = v1::ClusterMap {

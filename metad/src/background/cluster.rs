@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use dfs_core::cluster::NodeState;
+use dfs_core::cluster::{Node, NodeState};
 use dfs_core::limits::SLOTS_PER_STORE;
 
 use super::{StepError, command};
@@ -13,6 +13,8 @@ use crate::service::Shared;
 
 /// Slots are made when nobody has registered for this long: stores that start together get them together.
 const SETTLE: Duration = Duration::from_millis(300);
+/// The same as long as there are fewer nodes than replicas: then what is written has fewer copies for the time being.
+const SETTLE_FEW: Duration = Duration::from_secs(5);
 
 pub(super) async fn node_states(shared: &Shared) -> Result<(), StepError> {
     let map = shared.engine.map().borrow().clone();
@@ -29,13 +31,13 @@ pub(super) async fn node_states(shared: &Shared) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Makes slots when there are enough nodes for all replicas, and more as stores join.
+/// Makes slots for the stores that there are, and more as stores join. With fewer nodes than replicas they have fewer
+/// members, until nodes come.
 pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
-    let settled = shared.nodes.last_registration().is_some_and(|at| at.elapsed() >= SETTLE);
     let map = shared.engine.map().borrow().clone();
     let usable = map.stores.values().filter(|s| {
-        let state = map.nodes.get(&s.node).map(|n| n.state);
-        matches!(state, Some(NodeState::Up | NodeState::Suspect))
+        let takes = |n: &Node| !n.draining && matches!(n.state, NodeState::Up | NodeState::Suspect);
+        map.nodes.get(&s.node).is_some_and(takes)
     });
     let mut nodes = Vec::new();
     let mut stores = 0_u32;
@@ -46,7 +48,8 @@ pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
         }
     }
     let replicas = u32::from(map.replicas);
-    if !settled || nodes.len() < replicas as usize {
+    let wait = if nodes.len() < replicas as usize { SETTLE_FEW } else { SETTLE };
+    if nodes.is_empty() || !shared.nodes.last_registration().is_some_and(|at| at.elapsed() >= wait) {
         return Ok(());
     }
     let want = (stores * SLOTS_PER_STORE).div_ceil(replicas);

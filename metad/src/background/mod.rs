@@ -7,6 +7,7 @@ pub(crate) use freeing::CONDEMN;
 mod cluster;
 mod freeing;
 mod locks;
+mod moves;
 mod sessions;
 mod space;
 
@@ -46,6 +47,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
     tokio::spawn(locks::tell(shared.clone()));
     tokio::spawn(async move {
         let mut freeing = freeing::Freeing::new(began);
+        let mut mover = moves::Mover::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -61,6 +63,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
             let steps = [
                 ("node states", cluster::node_states(&shared).await),
                 ("slots", cluster::slots(&shared).await),
+                ("members of slots", mover.look(&shared).await),
                 ("missed chunks", cluster::count_missed(&shared).await),
                 ("sessions", sessions::end_silent(&shared, session_end).await),
                 ("orphans", freeing.orphans(&shared).await),

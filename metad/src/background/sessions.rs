@@ -73,7 +73,7 @@ mod tests {
         let options = EngineOptions { dir, replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
         let (engine, _thread) = engine::open(&options).unwrap();
         let (sessions, waits, now) = (Sessions::default(), Waits::default(), Instant::now());
-        let nodes = Nodes::new(now, Duration::from_secs(10));
+        let nodes = Nodes::new(now, Duration::from_secs(10), Duration::from_secs(60));
         let shared = Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 });
         let engine = &shared.engine;
         let opened = engine.submit(Command::OpenSession { client: "silent".into() }).await;

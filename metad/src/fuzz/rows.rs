@@ -154,7 +154,7 @@ fn seeds() -> Vec<Vec<u8>> {
             &SessionRow { client: "x".into(), opened: Timestamp::default(), grants: vec![(ino, Ino(9))] }.to_value(),
         ),
         of(15, &LockRow { held: vec![held; 2] }.to_value()),
-        of(16, &NodeRow { addr: "a:1".into(), zone: "z".into(), state: NodeState::Up }.to_value()),
+        of(16, &NodeRow { addr: "a:1".into(), zone: "z".into(), state: NodeState::Up, draining: true }.to_value()),
         of(17, &StoreRow { node: NodeId(1), capacity: 2, start: StartCounter(3) }.to_value()),
         of(18, &SlotRow { members: vec![(store, true); 3] }.to_value()),
         of(

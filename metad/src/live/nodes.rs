@@ -1,6 +1,6 @@
 //! When each node was last heard, and what its stores said.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ struct Beat {
     free: u64,
     total: u64,
     orders: OrderNo,
+    healthy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ struct State {
     heard: HashMap<NodeId, Instant>,
     stores: HashMap<StoreId, Beat>,
     missed: HashMap<StoreId, u64>,
+    /// Since when a store is not served, or in trouble, although its node lives.
+    failed: HashMap<StoreId, Instant>,
     registered: Option<Instant>,
 }
 
@@ -31,6 +34,7 @@ pub struct Nodes {
     state: Mutex<State>,
     began: Instant,
     down_after: Duration,
+    replace_after: Duration,
 }
 
 /// What a store says in a heartbeat.
@@ -46,13 +50,15 @@ pub struct StoreSays {
     pub total: u64,
     /// Orders carried out and synced.
     pub orders: OrderNo,
+    /// Whether its disk does what it should.
+    pub healthy: bool,
 }
 
 impl Nodes {
     /// Nobody heard yet; silence counts from `now`.
     #[must_use]
-    pub fn new(now: Instant, down_after: Duration) -> Self {
-        Self { state: Mutex::default(), began: now, down_after }
+    pub fn new(now: Instant, down_after: Duration, replace_after: Duration) -> Self {
+        Self { state: Mutex::default(), began: now, down_after, replace_after }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -79,7 +85,8 @@ impl Nodes {
         // What it does not name any more it does not serve.
         state.stores.retain(|id, beat| beat.node != node || stores.iter().any(|s| s.store == *id));
         for s in stores {
-            let beat = Beat { node, start: s.start, free: s.free, total: s.total, orders: s.orders };
+            let (start, free, total, orders, healthy) = (s.start, s.free, s.total, s.orders, s.healthy);
+            let beat = Beat { node, start, free, total, orders, healthy };
             state.stores.insert(s.store, beat);
         }
     }
@@ -91,8 +98,12 @@ impl Nodes {
 
     /// metad itself stood still for this long: that was nobody's silence.
     pub fn forgive(&self, stood: Duration, now: Instant) {
-        for heard in self.lock().heard.values_mut() {
+        let mut state = self.lock();
+        for heard in state.heard.values_mut() {
             *heard = (*heard + stood).min(now);
+        }
+        for since in state.failed.values_mut() {
+            *since = (*since + stood).min(now);
         }
     }
 
@@ -112,7 +123,7 @@ impl Nodes {
         let silence = self.silence(node, now);
         let heard = self.was_heard(node);
         let want = match state {
-            NodeState::Retired | NodeState::Draining => return None,
+            NodeState::Retired => return None,
             _ if silence >= self.down_after => NodeState::Down,
             NodeState::Down | NodeState::Joining if !heard => return None,
             // Heartbeats may be late by half of what lies between them.
@@ -125,6 +136,42 @@ impl Nodes {
             _ => NodeState::Up,
         };
         (want != state).then_some(want)
+    }
+
+    /// Stores that are away or failed for so long that their places go to others.
+    pub fn lost(&self, map: &ClusterMap, now: Instant) -> BTreeSet<StoreId> {
+        let silent: Vec<NodeId> = map
+            .nodes
+            .keys()
+            .copied()
+            .filter(|n| self.silence(*n, now) >= self.down_after.saturating_add(self.replace_after))
+            .collect();
+        let mut state = self.lock();
+        let State { heard, stores, failed, .. } = &mut *state;
+        failed.retain(|store, _| map.stores.contains_key(store));
+        let mut lost = BTreeSet::new();
+        for (id, store) in &map.stores {
+            let served = stores.get(id).is_some_and(|beat| beat.node == store.node && beat.healthy);
+            if served || !heard.contains_key(&store.node) {
+                failed.remove(id);
+            } else {
+                let since = *failed.entry(*id).or_insert(now);
+                if now.saturating_duration_since(since) >= self.replace_after.max(self.down_after) {
+                    lost.insert(*id);
+                }
+            }
+            if silent.contains(&store.node) {
+                lost.insert(*id);
+            }
+        }
+        lost
+    }
+
+    /// Stores that take nothing new now: those without room, those in trouble, and those not heard.
+    pub fn closed(&self, map: &ClusterMap) -> BTreeSet<StoreId> {
+        let state = self.lock();
+        let open = |id: &StoreId| state.stores.get(id).is_some_and(|beat| beat.healthy && beat.free > 0);
+        map.stores.keys().copied().filter(|id| !open(id)).collect()
     }
 
     /// What is known of each store of the map. One that was not heard yet is not in the list: nobody may take it for
@@ -140,7 +187,8 @@ impl Nodes {
     }
 
     /// The lowest order that all stores of reachable nodes have carried out; `None` if one was not heard yet. A store
-    /// that its node does not name is away, like those of nodes that are down: nothing waits for it.
+    /// that its node does not name, or that has failed, is away, like those of nodes that are down: nothing waits for
+    /// it.
     pub fn orders_passed(&self, map: &ClusterMap) -> Option<OrderNo> {
         let state = self.lock();
         let mut lowest = None;
@@ -154,6 +202,10 @@ impl Nodes {
                 }
                 return None;
             };
+            // Nothing it says counts any more before it has carried out what the others have.
+            if !beat.healthy {
+                continue;
+            }
             if beat.start != store.start {
                 return None;
             }
@@ -169,24 +221,70 @@ mod tests {
 
     #[test]
     fn a_store_not_heard_since_the_start_is_not_taken_for_full() {
-        let nodes = Nodes::new(Instant::now(), Duration::from_secs(10));
+        let nodes = Nodes::new(Instant::now(), Duration::from_secs(10), Duration::from_secs(60));
         let store = dfs_core::cluster::Store { node: NodeId(1), capacity: 100, start: StartCounter(1) };
         let map = ClusterMap { stores: [(StoreId(7), store)].into(), ..ClusterMap::default() };
         assert!(nodes.loads(&map).is_empty());
         let says =
-            StoreSays { store: StoreId(7), start: StartCounter(1), free: 5, total: 100, orders: OrderNo::default() };
+            says(7, 5, true);
         nodes.heard(NodeId(1), &[says], Instant::now());
         assert_eq!(nodes.loads(&map)[0].free, 5);
     }
 
+    fn says(store: u128, free: u64, healthy: bool) -> StoreSays {
+        let (store, start) = (StoreId(store), StartCounter(1));
+        StoreSays { store, start, free, total: 100, orders: OrderNo::default(), healthy }
+    }
+
+    #[test]
+    fn places_are_given_away_when_they_were_kept_long_enough() {
+        let t0 = Instant::now();
+        let at = |s| t0 + Duration::from_secs(s);
+        let nodes = Nodes::new(t0, Duration::from_secs(10), Duration::from_secs(60));
+        let node = |n: u128| {
+            let (addr, zone) = ("a".into(), String::new());
+            (NodeId(n), dfs_core::cluster::Node { addr, zone, state: NodeState::Up, draining: false })
+        };
+        let store = |s: u128, n| {
+            let store = dfs_core::cluster::Store { node: NodeId(n), capacity: 1, start: StartCounter(1) };
+            (StoreId(s), store)
+        };
+        let map = ClusterMap {
+            nodes: [node(1), node(2)].into(),
+            stores: [store(11, 1), store(12, 1), store(21, 2)].into(),
+            ..ClusterMap::default()
+        };
+        let lost = |t| nodes.lost(&map, at(t)).into_iter().map(|s| s.0).collect::<Vec<_>>();
+        // After a start of metad nobody is lost who had no time to come.
+        assert_eq!(lost(69), [0; 0]);
+        assert_eq!(lost(70), [11, 12, 21]);
+        nodes.heard(NodeId(1), &[says(11, 5, true), says(12, 0, true)], at(70));
+        nodes.heard(NodeId(2), &[says(21, 5, true)], at(70));
+        assert_eq!(lost(71), [0; 0]);
+        assert_eq!(nodes.closed(&map).into_iter().collect::<Vec<_>>(), [StoreId(12)]);
+        // One disk fails, another is not served any more; their nodes go on.
+        for t in 72..=131 {
+            nodes.heard(NodeId(1), &[says(11, 5, false)], at(t));
+            nodes.heard(NodeId(2), &[says(21, 5, true)], at(t));
+            assert_eq!(lost(t), [0; 0], "{t}");
+        }
+        assert_eq!(nodes.closed(&map).len(), 2);
+        assert_eq!(lost(132), [11, 12]);
+        nodes.forgive(Duration::from_secs(5), at(132));
+        assert_eq!(lost(132), [0; 0]);
+        nodes.heard(NodeId(1), &[says(11, 5, true), says(12, 5, true)], at(137));
+        assert_eq!(lost(137), [0; 0]);
+        assert_eq!(lost(202), [21]);
+    }
+
     #[test]
     fn tombstones_do_not_wait_for_a_store_that_its_node_has_lost() {
-        let (nodes, now) = (Nodes::new(Instant::now(), Duration::from_secs(10)), Instant::now());
+        let (nodes, now) = (Nodes::new(Instant::now(), Duration::from_secs(10), Duration::from_secs(60)), Instant::now());
         let start = StartCounter(1);
         let order = |n| OrderNo { incarnation: 1, index: dfs_core::id::LogIndex(n) };
-        let says = |s, n| StoreSays { store: StoreId(s), start, free: 0, total: 0, orders: order(n) };
+        let says = |s, n| StoreSays { start, orders: order(n), ..says(s, 0, true) };
         let node = |n: u128| {
-            let node = dfs_core::cluster::Node { addr: "a".into(), zone: String::new(), state: NodeState::Up };
+            let node = dfs_core::cluster::Node { addr: "a".into(), zone: String::new(), state: NodeState::Up, draining: false };
             (NodeId(n), node)
         };
         let store = |s: u128, n| (StoreId(s), dfs_core::cluster::Store { node: NodeId(n), capacity: 1, start });
@@ -208,7 +306,7 @@ mod tests {
     fn states_follow_silence_and_only_a_word_brings_back() {
         let t0 = Instant::now();
         let at = |s| t0 + Duration::from_secs(s);
-        let nodes = Nodes::new(t0, Duration::from_secs(10));
+        let nodes = Nodes::new(t0, Duration::from_secs(10), Duration::from_secs(60));
         let n = NodeId(1);
         // After a restart of metad nobody is down before the full time has passed.
         assert_eq!(nodes.due_state(n, NodeState::Up, at(1)), None);
@@ -219,7 +317,7 @@ mod tests {
         assert_eq!(nodes.due_state(n, NodeState::Down, at(11)), Some(NodeState::Up));
         assert_eq!(nodes.due_state(n, NodeState::Up, at(14)), Some(NodeState::Suspect));
         assert_eq!(nodes.due_state(n, NodeState::Suspect, at(21)), Some(NodeState::Down));
-        assert_eq!(nodes.due_state(n, NodeState::Draining, at(21)), None);
+        assert_eq!(nodes.due_state(n, NodeState::Retired, at(21)), None);
         nodes.forgive(Duration::from_secs(8), at(21));
         assert_eq!(nodes.due_state(n, NodeState::Up, at(21)), None);
     }

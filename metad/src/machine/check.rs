@@ -15,7 +15,7 @@ use crate::schema::chunk::ChunkRow;
 use crate::schema::extent::CleanRow;
 use crate::schema::inode::{InodeRow, OrphanRow};
 use crate::schema::keys::{self, Counter, Reap};
-use crate::schema::meta::CountRow;
+use crate::schema::meta::{CopyRow, CountRow};
 use crate::schema::session::{LaneRow, SessionRow};
 use crate::schema::{Fault, Record, cluster, corrupt, get};
 
@@ -169,6 +169,15 @@ impl Check<'_> {
             if !map.nodes.contains_key(&store.node) {
                 self.wrong(Table::Store, &keys::store(*id), "its node does not exist");
             }
+        }
+        let mut rows = Rows::new(self.snap, Table::Meta, keys::COPIES.to_vec());
+        while let Some((key, value)) = rows.next_up_to(keys::COPIES)? {
+            let member = keys::parse_copy(&key).and_then(|(slot, store)| map.slots.get(&slot)?.member(store));
+            if member.is_none_or(|m| m.full) {
+                self.wrong(Table::Meta, &key, "it is about a member that is full, or about none");
+            }
+            let outcome = CopyRow::from_value(&key, &value).map(drop);
+            self.row(outcome)?;
         }
         Ok(())
     }

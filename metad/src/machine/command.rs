@@ -134,6 +134,36 @@ pub enum Command {
         /// The highest that any node remembers.
         above: u32,
     },
+    /// Stores become members of slots, copying; those that are so already are passed over.
+    AddMembers {
+        /// At most `CHANGES`.
+        adds: Vec<(SlotId, StoreId)>,
+    },
+    /// A member leaves its slot, in steps: to be repeated as long as the reply says that there is more.
+    DropMember {
+        /// Which slot.
+        slot: SlotId,
+        /// Which member.
+        store: StoreId,
+        /// It is lost: it leaves although others may lack something. Else only when all others are in sync.
+        lost: bool,
+    },
+    /// Adds to what a copying member is known to lack, in the order of ids; full when all is listed.
+    CopyMember {
+        /// Which slot.
+        slot: SlotId,
+        /// Which member.
+        store: StoreId,
+        /// Chunks looked at, 1..=`LIST_CHUNKS`.
+        limit: u32,
+    },
+    /// A node is to be emptied, or not any more. No change, no new epoch.
+    SetDraining {
+        /// Which.
+        node: NodeId,
+        /// Whether.
+        draining: bool,
+    },
 }
 
 /// A chunk that a store has got: the same numbers as in the answer to a put.
@@ -201,9 +231,9 @@ pub enum Reply {
         /// What each member of that moment is to delete.
         orders: Vec<(ChunkRef, Vec<StoreId>)>,
     },
-    /// To `ReapInode`, `ReapOrphans`: whether there is more to do.
+    /// To what is done in steps (`ReapInode`, `ReapOrphans`, `DropMember`, `CopyMember`).
     Reaped {
-        /// Extents are left.
+        /// It is to be repeated.
         more: bool,
     },
     /// To `Trust`.

@@ -32,6 +32,7 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
+pub use ops::member::CHANGES;
 pub use ops::slot::choose;
 pub use query::query;
 pub use touched::touched;
@@ -120,5 +121,9 @@ fn run(txn: &mut Txn<'_, '_>, command: &Command) -> Result<Reply, Stop> {
         Command::MakeSlots { first, members } => ops::slot::make(txn, *first, members),
         Command::AddMissed { store, loss, chunks } => ops::missed::add(txn, *store, *loss, chunks),
         Command::MissedDone { store, start, as_of, chunks } => ops::missed::done(txn, *store, *start, *as_of, chunks),
+        Command::AddMembers { adds } => ops::member::join(txn, adds),
+        Command::DropMember { slot, store, lost } => ops::member::leave(txn, *slot, *store, *lost),
+        Command::CopyMember { slot, store, limit } => ops::member::list(txn, *slot, *store, *limit),
+        Command::SetDraining { node, draining } => ops::node::set_draining(txn, *node, *draining),
     }
 }

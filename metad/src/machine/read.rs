@@ -287,6 +287,15 @@ pub fn is_missed(snap: &dyn Snapshot, store: StoreId, slot: SlotId, id: ChunkId)
     Ok(snap.get(Table::Missed, &keys::missed(store, slot, id))?.is_some())
 }
 
+/// Whether a store lacks any chunk of a slot.
+///
+/// # Errors
+/// A fault of the store.
+pub fn lacks_of(snap: &dyn Snapshot, store: StoreId, slot: SlotId) -> Result<bool, Fault> {
+    let prefix = keys::missed_in(store, slot);
+    Ok(!page(snap, Table::Missed, &prefix, &prefix, 1)?.is_empty())
+}
+
 /// Tombstones in number order. `after` is the order and chunk of the last one seen.
 ///
 /// # Errors

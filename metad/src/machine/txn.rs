@@ -186,6 +186,11 @@ impl<'a, 'b> Txn<'a, 'b> {
         self.get(keys::CLUSTER)?.ok_or_else(|| corrupt(Table::Meta, keys::CLUSTER, "the row is missing"))
     }
 
+    /// The cluster map with what this entry has changed of it so far.
+    pub(super) fn map_now(&self) -> &ClusterMap {
+        self.new_map.as_ref().unwrap_or(self.map)
+    }
+
     /// The cluster map to change; its epoch is raised and its rows are the caller's to write.
     pub(super) fn change_map(&mut self) -> Res<&mut ClusterMap> {
         if self.new_map.is_none() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kv::{Snapshot, Table};
 use crate::schema::meta::{ClusterRow, FormatRow};
-use crate::schema::record::record;
+use crate::schema::record::{record, whole};
 use crate::schema::{Fault, Record, corrupt, get, keys, next_key, page};
 
 /// A node.
@@ -20,9 +20,24 @@ pub struct NodeRow {
     pub zone: String,
     /// State.
     pub state: NodeState,
+    /// Whether it is being emptied.
+    pub draining: bool,
 }
 
-record!(NodeRow, Node);
+impl Record for NodeRow {
+    const TABLE: Table = Table::Node;
+    const VERSION: u8 = 2;
+
+    fn decode(version: u8, body: &[u8]) -> Option<Self> {
+        /// Before nodes could be drained.
+        type V1 = (String, String, NodeState);
+        match version {
+            1 => whole(body).map(|(addr, zone, state): V1| Self { addr, zone, state, draining: false }),
+            2 => whole(body),
+            _ => None,
+        }
+    }
+}
 
 /// A store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +63,7 @@ record!(SlotRow, Slot);
 
 impl From<&Node> for NodeRow {
     fn from(n: &Node) -> Self {
-        Self { addr: n.addr.clone(), zone: n.zone.clone(), state: n.state }
+        Self { addr: n.addr.clone(), zone: n.zone.clone(), state: n.state, draining: n.draining }
     }
 }
 
@@ -94,12 +109,13 @@ pub fn load(snap: &dyn Snapshot) -> Result<ClusterMap, Fault> {
     let stores = all::<StoreRow, _>(snap, StoreId::from_slice)?;
     let slots = all::<SlotRow, _>(snap, keys::parse_slot)?;
     let member = |(store, full): (StoreId, bool)| Member { store, full };
+    let node = |n: NodeRow| Node { addr: n.addr, zone: n.zone, state: n.state, draining: n.draining };
     Ok(ClusterMap {
         cluster: format.cluster,
         epoch: cluster.epoch,
         replicas: format.replicas,
         min_replicas: format.min_replicas,
-        nodes: nodes.into_iter().map(|(k, n)| (k, Node { addr: n.addr, zone: n.zone, state: n.state })).collect(),
+        nodes: nodes.into_iter().map(|(k, n)| (k, node(n))).collect(),
         stores: stores
             .into_iter()
             .map(|(k, s)| (k, Store { node: s.node, capacity: s.capacity, start: s.start }))

@@ -24,6 +24,7 @@
 //! | counter | what, store | 17 |
 //! | counter | what, session | 9 |
 //! | meta | a word | |
+//! | meta | `copy/`, slot, store: how far the list of a copying member goes | 25 |
 //! | node, store | id | 16 |
 //! | slot | slot | 4 |
 //!
@@ -49,6 +50,23 @@ pub const STARTS: &[u8] = b"start/";
 pub fn started(start: StartId) -> [u8; 22] {
     join(&[STARTS, &start.to_bytes()])
 }
+/// Prefix of the rows of copying members, followed by the slot and the store.
+pub const COPIES: &[u8] = b"copy/";
+
+/// Of how far the list of a copying member goes, in the meta table.
+#[must_use]
+pub fn copy(slot: SlotId, store: StoreId) -> [u8; 25] {
+    join(&[COPIES, &slot.0.to_be_bytes(), &store.to_bytes()])
+}
+
+/// The slot and the store.
+#[must_use]
+pub fn parse_copy(key: &[u8]) -> Option<(SlotId, StoreId)> {
+    let rest = key.strip_prefix(COPIES)?;
+    let slot = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?);
+    Some((SlotId(slot), StoreId::from_slice(&rest[4..])?))
+}
+
 /// Incarnation of deletion orders and the floor.
 pub const ORDERS: &[u8] = b"orders";
 
@@ -125,6 +143,12 @@ pub fn parse_chunk(key: &[u8]) -> Option<(SlotId, ChunkId)> {
 #[must_use]
 pub fn missed(store: StoreId, slot: SlotId, id: ChunkId) -> [u8; 52] {
     join(&[&store.to_bytes(), &slot.0.to_be_bytes(), &id.0])
+}
+
+/// Prefix of what a member lacks of a slot.
+#[must_use]
+pub fn missed_in(store: StoreId, slot: SlotId) -> [u8; 20] {
+    join(&[&store.to_bytes(), &slot.0.to_be_bytes()])
 }
 
 /// The store, the slot and the chunk.

@@ -1,5 +1,6 @@
 //! Facts about the filesystem as a whole, and counters.
 
+use dfs_core::chunk::ChunkId;
 use dfs_core::id::{ClusterId, Epoch, LogIndex, OrderNo, StartId};
 use dfs_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,15 @@ pub struct OrdersRow {
 }
 
 record!(OrdersRow, Meta);
+
+/// How far the list of what a copying member lacks goes. Without it the list is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRow {
+    /// The last chunk that was looked at.
+    pub after: ChunkId,
+}
+
+record!(CopyRow, Meta);
 
 /// A counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

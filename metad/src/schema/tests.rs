@@ -1,5 +1,6 @@
 //! Round trips, order of keys, and what damaged values give.
 use dfs_core::attr::FileKind;
+use dfs_core::cluster::NodeState;
 use dfs_core::chunk::ChunkId;
 use dfs_core::id::{Ino, LaneId, LogIndex, OrderNo, Seq, SessionId, SlotId, StoreId};
 use dfs_core::name::Name;
@@ -14,7 +15,7 @@ use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
 use crate::schema::extent::{CleanRow, ExtentRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::keys::{self, Reap};
-use crate::schema::meta::{ClusterRow, CountRow, FormatRow, OrdersRow, StartRow};
+use crate::schema::meta::{ClusterRow, CopyRow, CountRow, FormatRow, OrdersRow, StartRow};
 use crate::schema::session::{LaneRow, SessionRow};
 use crate::schema::{Fault, Record, get, record};
 
@@ -77,7 +78,8 @@ fn records_round_trip_and_damage_is_a_fault() {
     round(&SessionRow { client: "x".into(), opened: Timestamp::default(), grants: vec![(Ino(1), Ino(2))] });
     let reply = CommitReply { puts: vec![PutVerdict::AskAgain], groups: vec![Ok(vec![])] };
     round(&LaneRow { seq: Seq(3), reply });
-    round(&NodeRow { addr: "a:1".into(), zone: String::new(), state: dfs_core::cluster::NodeState::Up });
+    round(&NodeRow { addr: "a:1".into(), zone: String::new(), state: NodeState::Up, draining: true });
+    round(&CopyRow { after: id });
     round(&StoreRow { node: dfs_core::id::NodeId(1), capacity: 2, start: dfs_core::id::StartCounter(3) });
     round(&SlotRow { members: vec![(StoreId(1), true)] });
     round(&FormatRow { cluster: dfs_core::id::ClusterId(1), replicas: 3, min_replicas: 2, made: Timestamp::default() });
@@ -96,6 +98,8 @@ fn version_1_stays_readable() {
     assert_eq!(row.to_value(), chunk);
     let dentry = DentryRow { ino: Ino(300), kind: FileKind::Directory };
     assert_eq!(dentry.to_value(), [1, 0xac, 2, 1]);
+    let node = NodeRow { addr: "a".into(), zone: "z".into(), state: NodeState::Down, draining: false };
+    assert_eq!(NodeRow::from_value(b"", &[1, 1, b'a', 1, b'z', 3]), Ok(node));
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +181,8 @@ proptest! {
         prop_assert_eq!(keys::parse_lane(&keys::lane(SessionId(a), lane)), Some((SessionId(a), lane)));
         prop_assert_eq!(keys::parse_session(&keys::session(SessionId(a))), Some(SessionId(a)));
         prop_assert_eq!(keys::parse_slot(&keys::slot(slot)), Some(slot));
+        prop_assert_eq!(keys::parse_copy(&keys::copy(slot, store)), Some((slot, store)));
+        prop_assert!(keys::missed(store, slot, id).starts_with(&keys::missed_in(store, slot)));
     }
 
     #[test]
@@ -209,6 +215,7 @@ proptest! {
         if let Some((due, what)) = keys::parse_reap(&junk) { prop_assert_eq!(keys::reap(due, what), junk.clone()); }
         if let Some((p, n)) = keys::parse_dentry(&junk) { prop_assert_eq!(keys::dentry(p, &n), junk.clone()); }
         if let Some((s, l)) = keys::parse_lane(&junk) { prop_assert_eq!(&keys::lane(s, l)[..], &junk[..]); }
+        if let Some((s, t)) = keys::parse_copy(&junk) { prop_assert_eq!(&keys::copy(s, t)[..], &junk[..]); }
         if let Some((d, i, c)) = keys::parse_clean_due(&junk) { prop_assert_eq!(&keys::clean_due(d, i, c)[..], &junk[..]); }
     }
 }

@@ -271,6 +271,7 @@ fn says_at_register(s: &v1::RegisterStore) -> Option<StoreSays> {
         free: s.free,
         total: s.capacity,
         orders: orders_of(s.orders.as_ref()),
+        healthy: true,
     })
 }
 
@@ -281,6 +282,7 @@ fn says_in_beat(s: &v1::StoreBeat) -> Option<StoreSays> {
         free: s.free,
         total: s.total,
         orders: orders_of(s.orders.as_ref()),
+        healthy: s.trouble.is_empty(),
     })
 }
 

@@ -481,7 +481,7 @@ mod tests {
         let options =
             EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
         let (engine, _thread) = engine::open(&options).unwrap();
-        let nodes = Nodes::new(now(), Duration::from_secs(10));
+        let nodes = Nodes::new(now(), Duration::from_secs(10), Duration::from_secs(60));
         let (sessions, waits) = (Sessions::default(), Waits::default());
         Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 })
     }

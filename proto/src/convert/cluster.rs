@@ -18,7 +18,6 @@ impl From<NodeState> for v1::NodeState {
             NodeState::Up => Self::Up,
             NodeState::Suspect => Self::Suspect,
             NodeState::Down => Self::Down,
-            NodeState::Draining => Self::Draining,
             NodeState::Retired => Self::Retired,
         }
     }
@@ -34,7 +33,6 @@ impl TryFrom<v1::NodeState> for NodeState {
             v1::NodeState::Up => Self::Up,
             v1::NodeState::Suspect => Self::Suspect,
             v1::NodeState::Down => Self::Down,
-            v1::NodeState::Draining => Self::Draining,
             v1::NodeState::Retired => Self::Retired,
         })
     }
@@ -42,12 +40,13 @@ impl TryFrom<v1::NodeState> for NodeState {
 
 fn node_to_wire(id: NodeId, node: Node) -> v1::MapNode {
     let state = v1::NodeState::from(node.state).into();
-    v1::MapNode { id: id.to_wire(), addr: node.addr, zone: node.zone, state }
+    v1::MapNode { id: id.to_wire(), addr: node.addr, zone: node.zone, state, draining: node.draining }
 }
 
 fn node_from_wire(wire: v1::MapNode) -> Result<(NodeId, Node), Malformed> {
     let state = v1::NodeState::try_from(wire.state).map_err(|_| Malformed { what: "unknown state of a node" })?;
-    let node = Node { addr: label(wire.addr)?, zone: label(wire.zone)?, state: state.try_into()? };
+    let (addr, zone) = (label(wire.addr)?, label(wire.zone)?);
+    let node = Node { addr, zone, state: state.try_into()?, draining: wire.draining };
     Ok((NodeId::from_wire(&wire.id)?, node))
 }
 

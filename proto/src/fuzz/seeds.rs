@@ -143,7 +143,7 @@ fn map() -> v1::ClusterMap {
         epoch: 12,
         replicas: 3,
         min_replicas: 2,
-        nodes: vec![v1::MapNode { id: vec![1; 16], addr: "h:1".into(), zone: "z".into(), state }],
+        nodes: vec![v1::MapNode { id: vec![1; 16], addr: "h:1".into(), zone: "z".into(), state, draining: true }],
         stores: vec![v1::MapStore { id: vec![1; 16], node: vec![1; 16], capacity: 1 << 40, start: 3 }],
         slots: vec![v1::MapSlot { id: 3, members: vec![member(1), member(2), member(3)] }],
     }

@@ -19,6 +19,7 @@ mod create;
 pub(super) mod format;
 mod link;
 mod lock;
+pub(super) mod member;
 pub(super) mod missed;
 mod moves;
 pub(super) mod node;

@@ -9,7 +9,8 @@ use dfs_core::limits::{LABEL_BYTES, STORES_PER_NODE};
 
 use crate::machine::command::{RegisterNode, Reply};
 use crate::machine::txn::{Res, Txn};
-use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
+use crate::machine::ops::member::{forget_copy, put_slot};
+use crate::schema::cluster::{NodeRow, StoreRow};
 use crate::schema::keys;
 
 /// Nodes in one cluster.
@@ -23,7 +24,8 @@ pub(in crate::machine) fn register(txn: &mut Txn<'_, '_>, op: &RegisterNode) -> 
         None | Some(NodeState::Down) => NodeState::Joining,
         Some(state) => state,
     };
-    let node = Node { addr: op.addr.clone(), zone: op.zone.clone(), state };
+    let draining = known.is_some_and(|n| n.draining);
+    let node = Node { addr: op.addr.clone(), zone: op.zone.clone(), state, draining };
     if known != Some(&node) {
         txn.put(keys::node(op.node), &NodeRow::from(&node));
         txn.change_map()?.nodes.insert(op.node, node);
@@ -65,17 +67,26 @@ fn doubt(txn: &mut Txn<'_, '_>, suspect: &[StoreId]) -> Res<()> {
     }
     let map = txn.map;
     for (id, slot) in &map.slots {
-        if !slot.members.iter().any(|m| m.full && suspect.contains(&m.store)) {
-            continue;
-        }
-        let mut slot = slot.clone();
-        for member in slot.members.iter_mut().filter(|m| suspect.contains(&m.store)) {
+        let mut doubted = slot.clone();
+        for member in doubted.members.iter_mut().filter(|m| suspect.contains(&m.store)) {
             member.full = false;
+            forget_copy(txn, *id, member.store)?;
         }
-        txn.put(keys::slot(*id), &SlotRow::from(&slot));
-        txn.change_map()?.slots.insert(*id, slot);
+        if doubted != *slot {
+            put_slot(txn, *id, doubted)?;
+        }
     }
     Ok(())
+}
+
+pub(in crate::machine) fn set_draining(txn: &mut Txn<'_, '_>, node: NodeId, draining: bool) -> Res<Reply> {
+    let mut row = txn.map.nodes.get(&node).ok_or(Refusal::NotFound)?.clone();
+    if row.draining != draining {
+        row.draining = draining;
+        txn.put(keys::node(node), &NodeRow::from(&row));
+        txn.change_map()?.nodes.insert(node, row);
+    }
+    Ok(Reply::Done)
 }
 
 pub(in crate::machine) fn set_state(txn: &mut Txn<'_, '_>, node: NodeId, state: NodeState) -> Res<Reply> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dfs_core::cluster::{ClusterMap, Member, NodeState, Slot};
+use dfs_core::cluster::{ClusterMap, Member, Node, NodeState, Slot};
 use dfs_core::error::Refusal;
 use dfs_core::id::{NodeId, SlotId, StoreId};
 use dfs_core::placement::{self, Candidate};
@@ -67,9 +67,9 @@ fn candidates(map: &ClusterMap) -> Vec<Candidate> {
     for member in map.slots.values().flat_map(|s| &s.members) {
         *held.entry(member.store).or_default() += 1;
     }
-    let takes = |state| !matches!(state, NodeState::Draining | NodeState::Retired | NodeState::Down);
+    let takes = |n: &Node| !n.draining && !matches!(n.state, NodeState::Retired | NodeState::Down);
     let stores = map.stores.iter().filter_map(|(id, store)| {
-        let node = map.nodes.get(&store.node).filter(|n| takes(n.state))?;
+        let node = map.nodes.get(&store.node).filter(|n| takes(n))?;
         Some(Candidate {
             store: *id,
             node: store.node,

@@ -4,6 +4,7 @@ mod chunks;
 mod clones;
 mod interleave;
 mod locks;
+mod members;
 mod model;
 mod names;
 mod purity;

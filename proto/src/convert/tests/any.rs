@@ -403,7 +403,6 @@ pub(super) fn node_state() -> impl Strategy<Value = NodeState> {
         Just(NodeState::Up),
         Just(NodeState::Suspect),
         Just(NodeState::Down),
-        Just(NodeState::Draining),
         Just(NodeState::Retired),
     ]
 }
@@ -416,7 +415,8 @@ fn slot() -> impl Strategy<Value = Slot> {
 }
 
 pub(super) fn cluster_map() -> impl Strategy<Value = ClusterMap> {
-    let node = ("[a-z0-9.:]{0,30}", ".{0,20}", node_state()).prop_map(|(addr, zone, state)| Node { addr, zone, state });
+    let node = ("[a-z0-9.:]{0,30}", ".{0,20}", node_state(), any::<bool>())
+        .prop_map(|(addr, zone, state, draining)| Node { addr, zone, state, draining });
     let store = any::<(u128, u64, u64)>().prop_map(|(node, capacity, start)| Store {
         node: NodeId(node),
         capacity,

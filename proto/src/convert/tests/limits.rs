@@ -297,7 +297,7 @@ fn replies() {
 #[test]
 fn cluster_maps() {
     let id = |n| vec![n; 16];
-    let node = |n, label: usize| v1::MapNode { id: id(n), addr: "x".repeat(label), zone: String::new(), state: 2 };
+    let node = |n, label: usize| v1::MapNode { id: id(n), addr: "x".repeat(label), zone: String::new(), state: 2, draining: false };
     let store = |n| v1::MapStore { id: id(n), node: id(1), capacity: 1, start: 1 };
     let slot = |n, members| v1::MapSlot { id: n, members };
     let members = |n: u8| (0..n).map(|n| v1::MapMember { store: id(n), full: true }).collect::<Vec<_>>();
@@ -312,7 +312,7 @@ fn cluster_maps() {
     bad::<_, ClusterMap>(nodes(vec![node(1, LABEL_BYTES + 1)]), "label too long");
     bad::<_, ClusterMap>(nodes(vec![node(1, 1), node(1, 2)]), "an id twice in the cluster map");
     bad::<_, ClusterMap>(nodes(vec![v1::MapNode { state: 0, ..node(1, 1) }]), "state of a node not set");
-    bad::<_, ClusterMap>(nodes(vec![v1::MapNode { state: 7, ..node(1, 1) }]), "unknown state of a node");
+    bad::<_, ClusterMap>(nodes(vec![v1::MapNode { state: 6, ..node(1, 1) }]), "unknown state of a node");
     let twice = v1::ClusterMap { stores: vec![store(1), store(1)], ..map.clone() };
     bad::<_, ClusterMap>(twice, "an id twice in the cluster map");
     let slots = |slots| v1::ClusterMap { slots, ..map.clone() };
