@@ -5,16 +5,25 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Parser;
 use dfs_core::limits::{LABEL_BYTES, STORES_PER_NODE};
 use dfs_proto::client::check_address;
 use serde::{Deserialize, Serialize};
 
+use crate::node::Upkeep;
+
 /// Where the daemon listens unless told otherwise: a free port of the loopback.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:0";
 /// Level of the log unless told otherwise.
 pub const DEFAULT_LOG_LEVEL: &str = "info";
+
+/// MiB a second that the scrub reads of each store unless told otherwise, and at most.
+pub const DEFAULT_SCRUB_MIB_S: u64 = 20;
+const MAX_SCRUB_MIB_S: u64 = 1 << 20;
+/// Seconds after which a chunk that nobody knows is removed unless told otherwise.
+pub const DEFAULT_ABANDONED_AFTER_S: u64 = 3600;
 
 /// The chunk daemon: keeps immutable chunks on local disks and serves them.
 #[derive(Debug, Default, Parser)]
@@ -58,6 +67,12 @@ struct Args {
     /// the disk, whichever is more, but at most a tenth of it]
     #[arg(long, value_name = "BYTES")]
     reserve: Option<String>,
+    /// MiB a second of each disk that are read in the background to find damage; 0: none [default: 20]
+    #[arg(long, value_name = "MIB")]
+    scrub_mib_s: Option<u64>,
+    /// Seconds after which a chunk that belongs to no file is removed [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    abandoned_after_s: Option<u64>,
     /// Serve Prometheus metrics over HTTP at this address [default: no metrics]
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<String>,
@@ -100,6 +115,10 @@ struct Raw {
     #[serde(skip_serializing_if = "Option::is_none")]
     reserve: Option<Bytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    scrub_mib_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abandoned_after_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
@@ -130,12 +149,25 @@ pub struct Config {
     pub zone: String,
     /// Bytes of each disk that are never filled with chunks; `None`: what the store thinks right.
     pub reserve: Option<u64>,
+    /// MiB a second that the scrub reads of each store; 0: none.
+    pub scrub_mib_s: u64,
+    /// Seconds after which a chunk that nobody knows is removed.
+    pub abandoned_after_s: u64,
     /// Where metrics are served, if at all.
     pub metrics: Option<std::net::SocketAddr>,
     /// Filter of the log.
     pub log_level: String,
     /// Form of the log.
     pub log_format: LogFormat,
+}
+
+impl Config {
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        Upkeep {
+            scrub_bytes_per_second: self.scrub_mib_s << 20,
+            abandoned_after: Duration::from_secs(self.abandoned_after_s),
+        }
+    }
 }
 
 /// What the command line asks for.
@@ -213,6 +245,8 @@ fn merge(args: Args, file: Raw) -> Raw {
         advertise: args.advertise.or(file.advertise),
         zone: args.zone.or(file.zone),
         reserve: args.reserve.map(Bytes::Text).or(file.reserve),
+        scrub_mib_s: args.scrub_mib_s.or(file.scrub_mib_s),
+        abandoned_after_s: args.abandoned_after_s.or(file.abandoned_after_s),
         metrics: args.metrics.or(file.metrics),
         log_level: args.log_level.or(file.log_level),
         log_format: args.log_format.or(file.log_format),
@@ -255,6 +289,10 @@ fn validate(raw: Raw) -> Result<Config, ConfigError> {
             wrong("--reserve", format!("{text:?} is not a number of bytes such as 500000000, 500M or 10G"))
         })?),
     };
+    let scrub_mib_s = raw.scrub_mib_s.unwrap_or(DEFAULT_SCRUB_MIB_S);
+    if scrub_mib_s > MAX_SCRUB_MIB_S {
+        return Err(wrong("--scrub-mib-s", format!("{scrub_mib_s} is more than {MAX_SCRUB_MIB_S}")));
+    }
     let metrics = raw
         .metrics
         .map(|text| text.parse().map_err(|_| wrong("--metrics", format!("{text:?} is not an IP:PORT"))))
@@ -269,6 +307,8 @@ fn validate(raw: Raw) -> Result<Config, ConfigError> {
         advertise: raw.advertise,
         zone,
         reserve,
+        scrub_mib_s,
+        abandoned_after_s: raw.abandoned_after_s.unwrap_or(DEFAULT_ABANDONED_AFTER_S),
         metrics,
         log_level,
         log_format: raw.log_format.unwrap_or_default(),
@@ -338,6 +378,8 @@ fn print_config(config: &Config) -> String {
         advertise: config.advertise.clone(),
         zone: Some(config.zone.clone()),
         reserve: config.reserve.map(Bytes::Number),
+        scrub_mib_s: Some(config.scrub_mib_s),
+        abandoned_after_s: Some(config.abandoned_after_s),
         metrics: config.metrics.map(|a| a.to_string()),
         log_level: Some(config.log_level.clone()),
         log_format: Some(config.log_format),

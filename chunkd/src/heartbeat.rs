@@ -131,6 +131,7 @@ async fn request(node: &Node) -> v1::HeartbeatRequest {
             total: space.total,
             orders: Some(served.store.orders().into()),
             trouble,
+            untrusted: served.store.untrusted(),
         });
     }
     v1::HeartbeatRequest { node: node.id.to_bytes().to_vec(), epoch: node.epoch().0, stores }

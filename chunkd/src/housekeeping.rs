@@ -1,7 +1,8 @@
-//! What each store does for itself in the background: compaction of its logs, checkpoints of its index.
+//! What each store does for itself in the background: compaction of its logs, checkpoints of its index, emptying its
+//! trash.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dfs_core::chunk::ChunkRef;
 
@@ -15,6 +16,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
 /// Between checkpoints.
 const CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// What was thrown out is kept for so long.
+const TRASH_STAYS: Duration = Duration::from_secs(86_400);
 
 /// Length told of a chunk whose length is not known here. metad goes by slot and name, and knows it.
 pub(crate) const UNKNOWN_LEN: u32 = 1;
@@ -58,6 +62,8 @@ fn step(store: &Store, checkpoint: bool) -> Result<CompactStep, StoreError> {
     let step = store.compact_step()?;
     if checkpoint {
         store.checkpoint_step()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        store.empty_trash(now.saturating_sub(TRASH_STAYS))?;
     }
     Ok(step)
 }

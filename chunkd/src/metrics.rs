@@ -28,6 +28,12 @@ const CORRUPT: &str = "dfs_chunkd_corrupt_chunks_total";
 const RESYNC_CHUNKS: &str = "dfs_chunkd_resync_chunks_total";
 const RESYNC_BYTES: &str = "dfs_chunkd_resync_bytes_total";
 const RESYNC_ERRORS: &str = "dfs_chunkd_resync_errors_total";
+const COMPARED: &str = "dfs_chunkd_reconcile_slots_total";
+const LACKING: &str = "dfs_chunkd_reconcile_lacking_chunks_total";
+const THROWN: &str = "dfs_chunkd_reconcile_removed_chunks_total";
+const SCRUB_CHUNKS: &str = "dfs_chunkd_scrub_chunks_total";
+const SCRUB_BYTES: &str = "dfs_chunkd_scrub_bytes_total";
+const SCRUB_PASSES: &str = "dfs_chunkd_scrub_passes_total";
 const ORDERS: &str = "dfs_chunkd_orders_total";
 const HEARTBEAT_ERRORS: &str = "dfs_chunkd_heartbeat_errors_total";
 const UPLOADS: &str = "dfs_chunkd_uploads_open";
@@ -56,6 +62,12 @@ pub const ALL: &[(&str, bool, Unit, &str)] = &[
     (RESYNC_CHUNKS, false, Unit::Count, "Chunks fetched from other stores"),
     (RESYNC_BYTES, false, Unit::Bytes, "Bytes of chunks fetched from other stores"),
     (RESYNC_ERRORS, false, Unit::Count, "Chunks that could not be fetched in one attempt"),
+    (COMPARED, false, Unit::Count, "Slots compared with what metad knows"),
+    (LACKING, false, Unit::Count, "Chunks found missing by that, and reported"),
+    (THROWN, false, Unit::Count, "Chunks removed by that: known to nobody, or of slots that the store has left"),
+    (SCRUB_CHUNKS, false, Unit::Count, "Chunks read by the scrub that were good"),
+    (SCRUB_BYTES, false, Unit::Bytes, "Bytes of these"),
+    (SCRUB_PASSES, false, Unit::Count, "Times that the scrub has read all chunks of a store"),
     (ORDERS, false, Unit::Count, "Deletion orders carried out"),
     (HEARTBEAT_ERRORS, false, Unit::Count, "Heartbeats without an answer"),
     (UPLOADS, true, Unit::Count, "Streamed uploads under way"),
@@ -151,6 +163,32 @@ pub fn resynced(bytes: u64) {
 /// Chunks could not be fetched this time.
 pub fn resync_errors(chunks: usize) {
     counter!(RESYNC_ERRORS).increment(chunks as u64);
+}
+
+/// A slot was compared with what metad knows.
+pub fn compared() {
+    counter!(COMPARED).increment(1);
+}
+
+/// Chunks that should be here were not.
+pub fn reconciled_lacking(chunks: usize) {
+    counter!(LACKING).increment(chunks as u64);
+}
+
+/// Chunks that are not wanted here were removed.
+pub fn thrown_out(chunks: u64) {
+    counter!(THROWN).increment(chunks);
+}
+
+/// The scrub has read a good chunk.
+pub fn scrubbed(bytes: u64) {
+    counter!(SCRUB_CHUNKS).increment(1);
+    counter!(SCRUB_BYTES).increment(bytes);
+}
+
+/// The scrub has read all of a store.
+pub fn scrubbed_all() {
+    counter!(SCRUB_PASSES).increment(1);
 }
 
 /// Orders were carried out.

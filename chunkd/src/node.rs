@@ -4,7 +4,8 @@
 //! runs; the stores are those given at the start.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::ClusterMap;
@@ -16,6 +17,7 @@ use tonic::Status;
 use crate::orders::OrderList;
 use crate::peers::Peers;
 use crate::pool::Pool;
+use crate::reconcile::Unknown;
 use crate::store::{PutDone, Store};
 
 /// Threads that read chunks for clients.
@@ -46,6 +48,10 @@ pub struct Served {
     pub id: StoreId,
     /// Held by who asks the disk for its space: one at a time.
     pub(crate) asking: Arc<Semaphore>,
+    /// Held by who compares the store with what it should have.
+    pub(crate) reconciling: Semaphore,
+    /// Chunks that nobody knows; taken out while somebody compares.
+    unknown: Mutex<Unknown>,
     /// There are chunks to fetch.
     pub(crate) missed: Notify,
     /// Orders to carry out.
@@ -53,6 +59,12 @@ pub struct Served {
 }
 
 impl Served {
+    /// Chunks that nobody knows, and since when.
+    pub(crate) fn unknown(&self) -> MutexGuard<'_, Unknown> {
+        // A panic elsewhere leaves nothing half done in here.
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The answer to a put, from what the store says.
     pub(crate) fn ack(&self, done: PutDone) -> Ack {
         Ack { store: self.id, start: self.store.starts(), orders: done.orders, losses: done.losses }
@@ -69,6 +81,15 @@ pub(crate) struct Lost {
     pub(crate) loss: Option<LossNo>,
 }
 
+/// How stores are looked after.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upkeep {
+    /// Bytes that the scrub reads of each store; 0: none.
+    pub(crate) scrub_bytes_per_second: u64,
+    /// How long a chunk is kept that nobody knows.
+    pub(crate) abandoned_after: Duration,
+}
+
 /// The node.
 #[derive(Debug)]
 pub struct Node {
@@ -78,6 +99,8 @@ pub struct Node {
     pub(crate) address: String,
     /// Failure zone.
     pub(crate) zone: String,
+    /// How its stores are looked after.
+    pub(crate) upkeep: Upkeep,
     stores: BTreeMap<StoreId, Arc<Served>>,
     cluster: OnceLock<ClusterId>,
     map: watch::Sender<Arc<ClusterMap>>,
@@ -107,6 +130,7 @@ impl Node {
         zone: String,
         stores: Vec<Arc<Store>>,
         cluster: Option<ClusterId>,
+        upkeep: Upkeep,
     ) -> (Arc<Self>, Queues) {
         let (lost, lost_rx) = mpsc::channel(LOST_QUEUE);
         let mut served = BTreeMap::new();
@@ -114,8 +138,15 @@ impl Node {
         for store in stores {
             let (orders, rx) = mpsc::channel(ORDER_QUEUE);
             let id = store.identity().store;
-            let one =
-                Arc::new(Served { store, id, asking: Arc::new(Semaphore::new(1)), missed: Notify::new(), orders });
+            let one = Arc::new(Served {
+                store,
+                id,
+                asking: Arc::new(Semaphore::new(1)),
+                reconciling: Semaphore::new(1),
+                unknown: Mutex::default(),
+                missed: Notify::new(),
+                orders,
+            });
             orders_rx.push((Arc::clone(&one), rx));
             served.insert(id, one);
         }
@@ -123,6 +154,7 @@ impl Node {
             id,
             address,
             zone,
+            upkeep,
             stores: served,
             cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
             map: watch::Sender::new(Arc::default()),

@@ -22,7 +22,7 @@ use crate::node::{Lost, Node, Queues, UPLOADS};
 use crate::register::{Meta, Outcast};
 use crate::service::HeldReads;
 use crate::store::{DirLock, OpenReport, StoreError};
-use crate::{housekeeping, listener, metrics, orders, process, register, report, resync};
+use crate::{housekeeping, listener, metrics, orders, process, reconcile, register, report, resync, scrub};
 
 /// How long running uploads may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -130,15 +130,16 @@ impl Daemon {
             .map_err(|source| DaemonError::Listen { address: config.listen.clone(), source })?;
         let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
         let zone = config.zone.clone();
+        let upkeep = config.upkeep();
         let disks = tokio::task::spawn_blocking(move || disks::open(&config))
             .await
             .map_err(|e| process_error("opening the stores was cut off")(io::Error::other(e)))??;
         let Disks { node: id, cluster, stores, locks } = disks;
         let (stores, reports): (Vec<_>, Vec<_>) = stores.into_iter().unzip();
         let lost = lost_at_start(stores.iter().map(|s| s.identity().store).zip(reports));
-        let (node, queues) = Node::new(id, address, zone, stores, cluster);
+        let (node, queues) = Node::new(id, address, zone, stores, cluster, upkeep);
         let (stop, stopped) = oneshot::channel();
-        let (health, serving) = serve(&node, listener, stopped).await?;
+        let (health, serving) = serve(&node, &meta, listener, stopped).await?;
         let workers = work(&node, &meta, queues, lost);
         tracing::info!(
             listen = %local, advertise = %node.address, node = %node.id, stores = node.stores().count(),
@@ -217,6 +218,7 @@ impl Daemon {
 /// Begins to answer requests.
 async fn serve(
     node: &Arc<Node>,
+    meta: &Meta,
     listener: tokio::net::TcpListener,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(HealthReporter, JoinHandle<Result<(), tonic::transport::Error>>), DaemonError> {
@@ -231,7 +233,7 @@ async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .add_service(HeldReads::new(node))
+        .add_service(HeldReads::new(node, meta))
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(listener::accept(listener), async {
@@ -250,6 +252,8 @@ fn work(node: &Arc<Node>, meta: &Meta, queues: Queues, lost: Vec<Lost>) -> JoinS
     for served in node.stores() {
         workers.spawn(resync::run(Arc::clone(node), Arc::clone(served), meta.clone()));
         workers.spawn(housekeeping::run(Arc::clone(node), Arc::clone(served)));
+        workers.spawn(reconcile::run(Arc::clone(node), Arc::clone(served), meta.clone()));
+        workers.spawn(scrub::run(Arc::clone(node), Arc::clone(served)));
     }
     workers.spawn(report::run(Arc::clone(node), meta.clone(), queues.lost));
     let reporter = Arc::clone(node);

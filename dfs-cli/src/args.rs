@@ -59,6 +59,17 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 100)]
         list: usize,
     },
+    /// Chunk daemons one by one: list, show, drain, retire
+    #[command(subcommand)]
+    Node(Node),
+    /// Compare what all stores have with what metad knows, now and not in their turn
+    #[command(
+        long_about = "Compare what all stores have with what metad knows, now and not in their turn. Chunks that are \
+            missing are fetched from other stores; chunks that belong to no file are removed when they are old enough, \
+            and stay in the store's trash directory for a day.",
+        after_help = "Exit codes: 0 all stores were compared; 2 some could not be; 1 metad did not answer."
+    )]
+    Reconcile,
     /// Copy a file or a tree on a mount without copying any data
     #[command(
         long_about = "Copy a file or a tree on a mount without copying any data: both share what is stored, and each \
@@ -80,6 +91,49 @@ pub enum Command {
         /// The mountpoint, or a directory below it
         mount: PathBuf,
     },
+}
+
+/// Chunk daemons one by one. NODE is the beginning of an id, or an address, as `dfs node ls` shows them.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes
+    Ls,
+    /// Show one node: state, stores, what it lacks
+    Show {
+        /// Which
+        node: String,
+    },
+    /// Empty a node while everything runs on, and retire it
+    #[command(
+        long_about = "Empty a node while everything runs on: others copy what it has, then it leaves its slots, and is \
+            retired when it is in none. Shows how far that is until it is done; it goes on if this command is ended.",
+        after_help = "Exit codes: 0 retired (or begun, with --no-wait); 1 it could not begin, or was cancelled."
+    )]
+    Drain {
+        /// Which
+        node: String,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Cancel a drain, or take a retired node back
+    Resume {
+        /// Which
+        node: String,
+    },
+    /// Give up a node that is down for good: its places go to others at once
+    Retire {
+        /// Which
+        node: String,
+    },
+    /// Let nodes delete for this metad again, after an old copy of its directory was restored
+    #[command(
+        long_about = "Let nodes delete for this metad again. They stop when they have heard things from a metad that \
+            knew more than this one does, as after an old copy of its directory was restored: chunks of files that \
+            this metad does not know are then still there. Once nodes trust it, such chunks are removed in time.",
+        after_help = "Exit codes: 0 done; 1 metad did not answer."
+    )]
+    Trust,
 }
 
 /// A cluster on this machine.

@@ -8,6 +8,7 @@ pub mod acl;
 pub mod attr;
 pub mod chunk;
 pub mod cluster;
+pub mod compare;
 pub mod error;
 pub mod extent;
 #[cfg(any(test, feature = "fuzz"))]

@@ -120,7 +120,8 @@ impl<'a> Plan<'a> {
         for member in map.slots.values().flat_map(|s| &s.members) {
             *held.entry(member.store).or_default() += 1;
         }
-        let zones: BTreeSet<_> = map.stores.keys().filter(|s| view.is_open(**s)).filter_map(|s| map.zone_of(*s)).collect();
+        let zones: BTreeSet<_> =
+            map.stores.keys().filter(|s| view.is_open(**s)).filter_map(|s| map.zone_of(*s)).collect();
         let candidate = |(id, store): (&StoreId, &Store)| Candidate {
             store: *id,
             node: store.node,
@@ -283,7 +284,8 @@ impl<'a> Plan<'a> {
             let Some(leaver) = most else { continue };
             self.substitute(id, slot, leaver, |plan, s| {
                 let stay = members.clone().filter(|m| *m != leaver).chain([s]);
-                let worth_it = (plan.is_over(leaver, BAND_PERCENT) && plan.is_under(s, 0)) || plan.is_under(s, BAND_PERCENT);
+                let worth_it =
+                    (plan.is_over(leaver, BAND_PERCENT) && plan.is_under(s, 0)) || plan.is_under(s, BAND_PERCENT);
                 worth_it && stay.filter_map(|m| map.zone_of(m)).collect::<BTreeSet<_>>().len() >= zones.len()
             });
         }

@@ -22,6 +22,19 @@ pub fn errno<T>(result: &io::Result<T>) -> i32 {
     result.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(-1))
 }
 
+/// `posix_fadvise(2)` with `POSIX_FADV_DONTNEED` over the whole file: its clean pages leave the page cache.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn drop_pages(file: &File) -> io::Result<()> {
+    // SAFETY: it only takes numbers; the descriptor is open as long as the file is borrowed.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
 /// `renameat2(2)` with `RENAME_*` flags.
 ///
 /// # Errors

@@ -154,10 +154,7 @@ impl Config {
             metrics: args.metrics.or(file.metrics),
             session_end_s: args.session_end_s.or(file.session_end_s).unwrap_or(limits::SESSION_END.as_secs()),
             node_down_s: args.node_down_s.or(file.node_down_s).unwrap_or(limits::NODE_DOWN.as_secs()),
-            replace_after_s: args
-                .replace_after_s
-                .or(file.replace_after_s)
-                .unwrap_or(limits::REPLACE_AFTER.as_secs()),
+            replace_after_s: args.replace_after_s.or(file.replace_after_s).unwrap_or(limits::REPLACE_AFTER.as_secs()),
             reserve_mib: args.reserve_mib.or(file.reserve_mib).unwrap_or(256),
             cache_mib: args.cache_mib.or(file.cache_mib).unwrap_or(64),
             log_level: args.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::background;
 use crate::config::{Config, LogFormat};
 use crate::engine::{self, EngineOptions};
+use crate::live::healing::Healing;
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
 use crate::live::waits::Waits;
@@ -91,6 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         engine: engine.clone(),
         sessions,
         nodes,
+        healing: Healing::default(),
         waits: Waits::default(),
         shutdown: shutdown.clone(),
     });

@@ -101,6 +101,13 @@ kinds! {
     plain::<v1::FindResponse>,
     plain::<v1::ListRequest>,
     plain::<v1::ListResponse>,
+    plain::<v1::CompareRequest>,
+    plain::<v1::CompareResponse>,
+    plain::<v1::ExpectedRequest>,
+    plain::<v1::ExpectedResponse>,
+    plain::<v1::ReconcileRequest>,
+    plain::<v1::ReconcileResponse>,
+    plain::<v1::ChangeNodeRequest>,
 }
 
 fn messages(data: &[u8]) {

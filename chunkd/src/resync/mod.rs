@@ -78,10 +78,13 @@ async fn pass(node: &Arc<Node>, served: &Arc<Served>, meta: &Meta) -> Result<Don
             limit: PAGE,
         };
         let page = answer(meta.nodes().missed(request)).await?;
+        let doubted = page.doubted;
         let chunks = wire::chunk_refs(page.chunks, PAGE as usize)?;
         let last = chunks.last().map(|c| (c.slot, c.id));
         if !chunks.is_empty() {
             let asked = chunks.len();
+            let doubts = |i: usize| doubted.get(i).copied().unwrap_or(true);
+            let chunks = chunks.into_iter().enumerate().map(|(i, chunk)| (chunk, doubts(i))).collect();
             let got = fetch(node, served, meta, LogIndex(page.as_of), chunks).await?;
             done.got += got;
             done.failed += asked - got;
@@ -95,13 +98,13 @@ async fn pass(node: &Arc<Node>, served: &Arc<Served>, meta: &Meta) -> Result<Don
     }
 }
 
-/// Fetches these and reports those that came; how many.
+/// Fetches these, each with whether a reader doubts the copy here, and reports those that came; how many.
 async fn fetch(
     node: &Arc<Node>,
     served: &Arc<Served>,
     meta: &Meta,
     as_of: LogIndex,
-    chunks: Vec<ChunkRef>,
+    chunks: Vec<(ChunkRef, bool)>,
 ) -> Result<usize, Status> {
     let (present, absent) = look(node, served, chunks).await?;
     report::got(node, meta, served.id, as_of, &present).await?;
@@ -129,17 +132,22 @@ async fn fetch(
     Ok(count)
 }
 
-/// Splits the list in what is here after all (and reads well) and what is not.
+/// Splits the list in what is here after all (and reads well, if that is doubted) and what is not.
 /// A reader may have found damage in what is here: then it is set aside and fetched.
-async fn look(node: &Arc<Node>, served: &Arc<Served>, chunks: Vec<ChunkRef>) -> Result<(Got, Vec<ChunkRef>), Status> {
+async fn look(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    chunks: Vec<(ChunkRef, bool)>,
+) -> Result<(Got, Vec<ChunkRef>), Status> {
     let mut present = Got::new();
     let mut absent = Vec::new();
-    for chunk in chunks {
+    for (chunk, doubted) in chunks {
         if served.store.stat(chunk.slot, chunk.id).is_none() {
             absent.push(chunk);
             continue;
         }
-        match node.examine(served, chunk).await {
+        let looked = if doubted { node.examine(served, chunk).await } else { Ok(Examined::Good) };
+        match looked {
             Ok(Examined::Good) => {}
             Ok(Examined::SetAside) => {
                 absent.push(chunk);

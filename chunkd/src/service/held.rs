@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use super::read::{self, Roomy};
 use super::{ChunkService, answer};
 use crate::node::Node;
+use crate::register::Meta;
 
 /// How long a reader that does not take its answer keeps room from others.
 const HOLD: Duration = Duration::from_secs(5);
@@ -35,8 +36,8 @@ pub(crate) struct HeldReads {
 }
 
 impl HeldReads {
-    pub(crate) fn new(node: &Arc<Node>) -> Self {
-        let service = ChunkService::new(Arc::clone(node));
+    pub(crate) fn new(node: &Arc<Node>, meta: &Meta) -> Self {
+        let service = ChunkService::new(Arc::clone(node), meta.clone());
         Self { node: Arc::clone(node), rest: dfs_proto::server::chunks_service(Arc::new(service)) }
     }
 }

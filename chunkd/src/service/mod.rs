@@ -7,6 +7,7 @@ mod held;
 mod lane;
 pub(crate) mod put;
 pub(crate) mod read;
+mod reconcile;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::node::{Node, Served};
+use crate::register::Meta;
 use crate::store::{PutError, ReadError, StoreError};
 use crate::{metrics, wire};
 
@@ -29,13 +31,14 @@ pub(crate) use held::HeldReads;
 #[derive(Clone, Debug)]
 pub(crate) struct ChunkService {
     node: Arc<Node>,
+    meta: Meta,
 }
 
 impl ChunkService {
     /// Serves the stores of `node`.
     #[must_use]
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub(crate) fn new(node: Arc<Node>, meta: Meta) -> Self {
+        Self { node, meta }
     }
 }
 
@@ -54,6 +57,7 @@ async fn answer<T>(op: &'static str, work: impl Future<Output = Result<T, Status
 #[tonic::async_trait]
 impl Chunks for ChunkService {
     type PutStream = ReceiverStream<Result<v1::PutResponse, Status>>;
+    type ReconcileStream = ReceiverStream<Result<v1::ReconcileResponse, Status>>;
 
     async fn put(&self, request: Request<Streaming<v1::PutRequest>>) -> Result<Response<Self::PutStream>, Status> {
         metrics::put_request();
@@ -85,6 +89,13 @@ impl Chunks for ChunkService {
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         metrics::list_request();
         answer("list", batch::list(&self.node, request.into_inner())).await
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<Self::ReconcileStream>, Status> {
+        answer("reconcile", async { reconcile::begin(&self.node, &self.meta, &request.into_inner()) }).await
     }
 }
 

@@ -134,17 +134,6 @@ pub enum Verify {
     ByReader,
 }
 
-/// Sum of the chunks of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotDigest {
-    /// How many.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// BLAKE3 over (id, length as 4 bytes big-endian) of each, in order of id.
-    pub hash: [u8; 32],
-}
-
 /// Room of a store, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreSpace {
@@ -160,6 +149,15 @@ pub struct StoreSpace {
     pub chunk_bytes: u64,
     /// Chunks held.
     pub chunks: u64,
+}
+
+/// Chunks were thrown out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thrown {
+    /// How many there were.
+    pub count: u64,
+    /// The number of the loss: answers to earlier puts of them have lower ones.
+    pub loss: LossNo,
 }
 
 /// A corrupt chunk does not count as present any more.

@@ -5,9 +5,8 @@ use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dfs_core::chunk::ChunkId;
+use dfs_core::compare::{Digester, SlotDigest};
 use dfs_core::id::SlotId;
-
-use super::api::SlotDigest;
 
 /// Number of a log file; later ones are higher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,20 +136,37 @@ impl Index {
         entry.chunks.range((from, Bound::Unbounded)).take(limit).map(|(id, place)| (*id, place.len)).collect()
     }
 
+    pub(super) fn list_after(&self, after: Option<(SlotId, ChunkId)>, limit: usize) -> Vec<(SlotId, ChunkId, u32)> {
+        let inner = self.read();
+        let mut rows = Vec::new();
+        let first = after.map_or(SlotId(0), |(slot, _)| slot);
+        for (slot, entry) in inner.slots.range(first..) {
+            let from = match after {
+                Some((s, id)) if s == *slot => Bound::Excluded(id),
+                _ => Bound::Unbounded,
+            };
+            let rest = limit - rows.len();
+            rows.extend(
+                entry.chunks.range((from, Bound::Unbounded)).take(rest).map(|(id, place)| (*slot, *id, place.len)),
+            );
+            if rows.len() >= limit {
+                break;
+            }
+        }
+        rows
+    }
+
     pub(super) fn digest(&self, slot: SlotId) -> SlotDigest {
-        let mut hasher = blake3::Hasher::new();
-        let (mut count, mut bytes, mut after) = (0, 0, None);
+        let mut digest = Digester::default();
+        let mut after = None;
         loop {
             let page = self.list(slot, after, PAGE);
             for (id, len) in &page {
-                hasher.update(&id.0);
-                hasher.update(&len.to_be_bytes());
-                count += 1;
-                bytes += u64::from(*len);
+                digest.add(*id, *len);
             }
             match page.last() {
                 Some((id, _)) if page.len() == PAGE => after = Some(*id),
-                _ => return SlotDigest { count, bytes, hash: *hasher.finalize().as_bytes() },
+                _ => return digest.finish(),
             }
         }
     }

@@ -19,7 +19,7 @@ const MAGIC: [u8; 8] = *b"dfsstore";
 /// magic, version, store, node, crc
 const IDENTITY_BYTES: usize = 8 + 4 + 16 + 16 + 4;
 
-pub(super) const DIRS: [&str; 4] = ["logs", "chunks", "tmp", "bad"];
+pub(super) const DIRS: [&str; 5] = ["logs", "chunks", "tmp", "bad", "trash"];
 pub(super) const IDENTITY: &str = "identity";
 pub(super) const IDENTITY_NEW: &str = "identity.new";
 pub(super) const STATE: &str = "state";

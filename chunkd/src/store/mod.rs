@@ -23,6 +23,8 @@
 //! chunks/<slot>/<id>-<len>       a big chunk: bytes, then its hash tree, each padded to 4096
 //! tmp/                           unfinished; emptied at start
 //! bad/                           what turned out corrupt, for a person to look at
+//! trash/                         what nobody knew, for a day
+//! scrubbed                       how far the scrub is; may be missing
 //! ```
 
 mod api;
@@ -44,9 +46,11 @@ mod quarantine;
 mod reader;
 mod record;
 mod recover;
+mod scrubbed;
 mod space;
 mod state;
 mod stats;
+mod trash;
 mod upload;
 
 #[cfg(test)]
@@ -57,15 +61,17 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_core::chunk::ChunkId;
+use dfs_core::compare::SlotDigest;
 use dfs_core::id::{ClusterId, LossNo, OrderNo, SlotId, StartCounter};
 use dfs_disk::Disk;
 
 pub use api::{
     Carried, CompactStep, Damage, Identity, OpenOptions, OpenReport, Order, PutDone, PutError, ReadError, Remembered,
-    SetAside, SlotDigest, StoreError, StoreSpace, Verify,
+    SetAside, StoreError, StoreSpace, Thrown, Verify,
 };
 pub use layout::{DirLock, lock_dir};
 pub use stats::StoreStats;
@@ -228,14 +234,57 @@ impl Store {
         orders::carry_out(self, orders, complete_up_to)
     }
 
-    /// Removes chunks that no order names, durably: what reconcile throws out, and the copies
-    /// of a store that is no member. How many were there. A put of such a chunk that was answered
-    /// before may be counted by metad: only for chunks that metad has said it does not want here.
+    /// Removes chunks that no order names, durably: what reconcile throws out, and the copies of a store that is no
+    /// member. With `keep`, the time since 1970, they go to `trash/`. `None`: nothing is removed for a metad that is
+    /// not trusted. A put of such a chunk that was answered before may still come to metad: it must be told of the
+    /// loss.
     ///
     /// # Errors
     /// [`StoreError::Failed`], or the disk's.
-    pub fn discard(&self, slot: SlotId, ids: &[ChunkId]) -> Result<u64, StoreError> {
-        orders::discard(self, slot, ids)
+    pub fn throw_out(
+        &self,
+        slot: SlotId,
+        ids: &[ChunkId],
+        keep: Option<Duration>,
+    ) -> Result<Option<Thrown>, StoreError> {
+        trash::throw_out(self, slot, ids, keep)
+    }
+
+    /// The number of a loss of chunks that should be here and turned out not to be.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub fn note_loss(&self) -> Result<LossNo, StoreError> {
+        trash::note_loss(self)
+    }
+
+    /// Removes from `trash/` what was thrown out before a time since 1970, and more if there is no room for puts. How
+    /// many files.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn empty_trash(&self, before: Duration) -> Result<u64, StoreError> {
+        trash::empty(self, before)
+    }
+
+    /// Chunks in order of slot and id, those after `after`, at most `limit`, each with its length.
+    #[must_use]
+    pub fn list_after(&self, after: Option<(SlotId, ChunkId)>, limit: usize) -> Vec<(SlotId, ChunkId, u32)> {
+        self.index.list_after(after, limit)
+    }
+
+    /// The last chunk that the scrub has read, as last noted.
+    #[must_use]
+    pub fn scrubbed(&self) -> Option<(SlotId, ChunkId)> {
+        scrubbed::read(self)
+    }
+
+    /// Notes how far the scrub is. Not durable: a hint.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_scrubbed(&self, at: Option<(SlotId, ChunkId)>) -> std::io::Result<()> {
+        scrubbed::write(self, at)
     }
 
     /// What was last seen of metad's history.

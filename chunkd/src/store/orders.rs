@@ -49,8 +49,8 @@ pub(super) fn carry_out(store: &Store, orders: &[Order], complete_up_to: OrderNo
     Ok(Carried::UpTo(store.state.get().orders))
 }
 
-pub(super) fn discard(store: &Store, slot: SlotId, ids: &[ChunkId]) -> Result<u64, StoreError> {
-    let _one = lock(&store.carrying);
+/// Deletes chunks that no order names; how many there were. The caller holds `carrying`.
+pub(super) fn delete_durably(store: &Store, slot: SlotId, ids: &[ChunkId]) -> Result<u64, StoreError> {
     let mut count = 0;
     for run in ids.chunks(RUN) {
         let chunks: Vec<_> = run.iter().map(|id| (slot, *id)).collect();

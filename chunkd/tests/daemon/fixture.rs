@@ -35,6 +35,8 @@ pub(crate) fn config(meta: &str, data: &[&Path]) -> Config {
         listen: "127.0.0.1:0".to_owned(),
         advertise: None,
         zone: "z".to_owned(),
+        scrub_mib_s: 0,
+        abandoned_after_s: 3600,
         reserve: Some(0),
         metrics: None,
         log_level: "info".to_owned(),

@@ -190,7 +190,15 @@ impl Nodes for Side {
         // Pages of two, so that paging is seen to work.
         let end = rest.len() <= 2;
         let chunks = rest.into_iter().take(2).map(Into::into).collect();
-        Ok(Response::new(v1::MissedResponse { chunks, end, as_of: AS_OF }))
+        Ok(Response::new(v1::MissedResponse { chunks, end, as_of: AS_OF, doubted: Vec::new() }))
+    }
+
+    async fn compare(&self, _: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
+        Ok(Response::new(v1::CompareResponse { comparison: v1::Comparison::Source.into() }))
+    }
+
+    async fn expected(&self, _: Request<v1::ExpectedRequest>) -> Result<Response<v1::ExpectedResponse>, Status> {
+        Err(Status::unimplemented("nothing differs here"))
     }
 
     async fn report(&self, r: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {

@@ -3,6 +3,8 @@
 pub mod clone;
 pub mod dev;
 pub mod fsck;
+pub mod node;
+pub mod reconcile;
 pub mod stat;
 pub mod status;
 pub mod sync;
@@ -26,6 +28,8 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         Command::Status => status::run(meta_address(meta)?, args.json).await,
         Command::Stat { path } => stat::run(meta, &path, args.json).await,
         Command::Fsck { list } => fsck::run(meta_address(meta)?, list, args.json).await,
+        Command::Node(command) => node::run(meta_address(meta)?, command, args.json).await,
+        Command::Reconcile => reconcile::run(meta_address(meta)?, args.json).await,
         Command::Clone { source, target } => clone::run(&source, &target, args.json),
         Command::Sync { mount } => sync::run(&mount, args.json),
     }

@@ -278,7 +278,13 @@ mod tests {
     fn each_copy_is_shown_with_what_its_store_says() {
         let (store, node, id) = (vec![1; 16], vec![2; 16], vec![3; 32]);
         let map = ClusterMap {
-            nodes: vec![MapNode { id: node.clone(), addr: "127.0.0.1:5".into(), zone: String::new(), state: 2, draining: false }],
+            nodes: vec![MapNode {
+                id: node.clone(),
+                addr: "127.0.0.1:5".into(),
+                zone: String::new(),
+                state: 2,
+                draining: false,
+            }],
             stores: vec![MapStore { id: store.clone(), node, capacity: 1, start: 1 }],
             slots: vec![MapSlot {
                 id: 8,

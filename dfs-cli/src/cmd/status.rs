@@ -30,6 +30,8 @@ pub struct Report {
     pub slots: Slots,
     /// Copies that stores have still to fetch.
     pub missed_chunks: u64,
+    /// What is being done about that.
+    pub healing: Healing,
     /// Space and inodes.
     pub space: Space,
     /// Chunks that metad knows.
@@ -55,6 +57,8 @@ pub struct Node {
     pub zone: String,
     /// Its state.
     pub state: &'static str,
+    /// Whether it is being emptied.
+    pub draining: bool,
     /// Milliseconds since it was heard; null: not since metad started.
     pub silence_ms: Option<u64>,
 }
@@ -78,6 +82,32 @@ pub struct Store {
     pub missed: u64,
     /// Slots of which it is a member.
     pub slots: u64,
+    /// What is wrong with it, in words; empty: nothing.
+    pub trouble: String,
+}
+
+/// What is being done about missing copies.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Healing {
+    /// Chunks that are still to be copied, about.
+    pub chunks: u64,
+    /// About so many bytes of them.
+    pub bytes: u64,
+    /// Chunks copied a second.
+    pub chunks_per_second: u64,
+    /// Bytes copied a second.
+    pub bytes_per_second: u64,
+    /// Seconds that the rest takes at this pace; null: nothing moves.
+    pub seconds_left: Option<u64>,
+}
+
+impl Healing {
+    /// How fast it goes and how long it takes, for a person; empty if nothing moves.
+    #[must_use]
+    pub fn pace(&self) -> String {
+        let Some(seconds) = self.seconds_left else { return String::new() };
+        format!(", {}/s, about {seconds} s left", size(self.bytes_per_second))
+    }
 }
 
 /// Slots by their state.
@@ -153,6 +183,7 @@ pub fn report(status: &StatusResponse) -> Report {
         addr: n.addr.clone(),
         zone: n.zone.clone(),
         state: node_state(n.state),
+        draining: n.draining,
         silence_ms: (ms != u64::MAX).then_some(ms),
     });
     let stores = map.stores.iter().map(|s| {
@@ -166,6 +197,7 @@ pub fn report(status: &StatusResponse) -> Report {
             total: load.total,
             missed: load.missed,
             slots: slots_of.get(&s.id[..]).copied().unwrap_or(0),
+            trouble: status.troubles.iter().find(|t| t.store == s.id).map(|t| t.what.clone()).unwrap_or_default(),
         }
     });
     let space = status.space.unwrap_or_default();
@@ -179,7 +211,8 @@ pub fn report(status: &StatusResponse) -> Report {
         min_replicas: map.min_replicas,
         nodes: nodes.collect(),
         stores: stores.collect(),
-        slots: slots(map, &loads),
+        slots: slots(map, status),
+        healing: healing(status.healing.as_ref()),
         missed_chunks: status.loads.iter().map(|l| l.missed).sum(),
         space: Space { total_bytes: space.total_bytes, free_bytes: space.free_bytes, inodes: space.inodes },
         chunks: status.chunks,
@@ -190,7 +223,20 @@ pub fn report(status: &StatusResponse) -> Report {
     }
 }
 
-fn slots(map: &ClusterMap, loads: &HashMap<&[u8], &StoreLoad>) -> Slots {
+fn healing(wire: Option<&dfs_proto::v1::Healing>) -> Healing {
+    let Some(h) = wire else { return Healing::default() };
+    let by = |rest: u64, rate: u64| rest.checked_div(rate);
+    Healing {
+        chunks: h.chunks,
+        bytes: h.bytes,
+        chunks_per_second: h.chunks_per_second,
+        bytes_per_second: h.bytes_per_second,
+        // Many small chunks take their time by number, big ones by size.
+        seconds_left: by(h.chunks, h.chunks_per_second).max(by(h.bytes, h.bytes_per_second)),
+    }
+}
+
+fn slots(map: &ClusterMap, status: &StatusResponse) -> Slots {
     let up_nodes: HashMap<&[u8], bool> =
         map.nodes.iter().map(|n| (&n.id[..], n.state == NodeState::Up as i32)).collect();
     let up_stores: HashMap<&[u8], bool> =
@@ -198,8 +244,8 @@ fn slots(map: &ClusterMap, loads: &HashMap<&[u8], &StoreLoad>) -> Slots {
     let mut out = Slots::default();
     for slot in &map.slots {
         let up = |store: &[u8]| up_stores.get(store).copied().unwrap_or(false);
-        let lacks = |store: &[u8]| loads.get(store).is_none_or(|l| l.missed > 0);
-        let good = slot.members.iter().filter(|m| m.full && up(&m.store) && !lacks(&m.store)).count() as u64;
+        let lacks = status.healing.as_ref().is_some_and(|h| h.lacking.contains(&slot.id));
+        let good = slot.members.iter().filter(|m| m.full && up(&m.store) && !lacks).count() as u64;
         let reachable = slot.members.iter().filter(|m| up(&m.store)).count() as u64;
         out.total += 1;
         if good == slot.members.len() as u64 && good >= u64::from(map.replicas) {
@@ -240,16 +286,22 @@ fn text(r: &Report) -> String {
         s.unwritable,
         count(r.missed_chunks, "chunk copy", "chunk copies")
     );
+    if r.healing.chunks > 0 {
+        let (h, left) = (&r.healing, count(r.healing.chunks, "chunk", "chunks"));
+        let _ = writeln!(out, "healing {left} to copy, about {}{}", size(h.bytes), h.pace());
+    }
     let rows = r.nodes.iter().map(|n| {
         let heard = silence(n.silence_ms.unwrap_or(u64::MAX));
-        [short_hex(&n.id), n.addr.clone(), n.zone.clone(), n.state.to_owned(), heard]
+        let state =
+            if n.draining && n.state != "retired" { format!("{}, draining", n.state) } else { n.state.to_owned() };
+        [short_hex(&n.id), n.addr.clone(), n.zone.clone(), state, heard]
     });
     let _ = write!(out, "\nnodes\n{}", table(["NODE", "ADDRESS", "ZONE", "STATE", "HEARD"], &rows.collect::<Vec<_>>()));
     let rows = r.stores.iter().map(|s| {
         let (free, total) = (size(s.free), size(s.total));
-        [short_hex(&s.id), s.addr.clone(), free, total, s.slots.to_string(), s.missed.to_string()]
+        [short_hex(&s.id), s.addr.clone(), free, total, s.slots.to_string(), s.missed.to_string(), s.trouble.clone()]
     });
-    let head = ["STORE", "NODE", "FREE", "DISK", "SLOTS", "MISSED"];
+    let head = ["STORE", "NODE", "FREE", "DISK", "SLOTS", "MISSED", "TROUBLE"];
     let _ = write!(out, "\nstores\n{}", table(head, &rows.collect::<Vec<_>>()));
     let rows = r.sessions.iter().map(|s| [s.id.to_string(), s.client.clone(), silence(s.silence_ms)]);
     let _ = write!(out, "\nsessions\n{}", table(["SESSION", "CLIENT", "HEARD"], &rows.collect::<Vec<_>>()));
@@ -295,6 +347,13 @@ mod tests {
                 slots: vec![MapSlot { id: 1, members: (0..3).map(member).collect() }],
             }),
             loads: (0..3).map(load).collect(),
+            healing: Some(dfs_proto::v1::Healing {
+                lacking: if missed == [0; 3] { Vec::new() } else { vec![1] },
+                chunks: missed.iter().sum(),
+                bytes: 100 * missed.iter().sum::<u64>(),
+                chunks_per_second: 2,
+                bytes_per_second: 10,
+            }),
             sessions: vec![SessionStatus { id: 9, client: "host pid 1".into(), silence_ms: 10 }],
             node_silence_ms: vec![5, u64::MAX],
             ..StatusResponse::default()
@@ -324,7 +383,8 @@ mod tests {
         );
         assert_eq!((report.missed_chunks, report.stores[1].slots), (2, 1));
         let text = text(&report);
-        for word in ["0 of 1 in sync", "127.0.0.1:1", "down", "never heard", "host pid 1", "2 chunk copies"] {
+        let words = ["0 of 1 in sync", "127.0.0.1:1", "down", "never heard", "host pid 1", "2 chunk copies"];
+        for word in words.into_iter().chain(["2 chunks to copy, about 200 B, 10 B/s, about 20 s left"]) {
             assert!(text.contains(word), "{word}: {text}");
         }
         let json = serde_json::to_value(&report).unwrap();

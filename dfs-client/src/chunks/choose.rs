@@ -195,7 +195,8 @@ mod tests {
     fn map(stores: u128, slots: &[&[u128]]) -> ClusterMap {
         let mut map = ClusterMap { replicas: 3, min_replicas: 2, epoch: Epoch(1), ..ClusterMap::default() };
         for n in 1..=stores {
-            let node = Node { addr: format!("127.0.0.1:{n}"), zone: String::new(), state: NodeState::Up, draining: false };
+            let node =
+                Node { addr: format!("127.0.0.1:{n}"), zone: String::new(), state: NodeState::Up, draining: false };
             map.nodes.insert(NodeId(n), node);
             map.stores.insert(StoreId(n), Store { node: NodeId(n), capacity: 1 << 40, start: Default::default() });
         }

@@ -254,6 +254,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl v1::chunks_server::Chunks for Service {
+    type ReconcileStream = Pin<Box<dyn Stream<Item = Result<v1::ReconcileResponse, Status>> + Send>>;
     type PutStream = Pin<Box<dyn Stream<Item = Result<v1::PutResponse, Status>> + Send>>;
 
     async fn put(&self, request: Request<Streaming<v1::PutRequest>>) -> Result<Response<Self::PutStream>, Status> {
@@ -325,6 +326,10 @@ impl v1::chunks_server::Chunks for Service {
         let chunks = request.into_inner().chunks;
         let found = chunks.iter().map(|c| v1::Found { ack: self.get(c).map(|_| self.ack()) }).collect();
         Ok(Response::new(v1::FindResponse { found }))
+    }
+
+    async fn reconcile(&self, _: Request<v1::ReconcileRequest>) -> Result<Response<Self::ReconcileStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
     }
 
     async fn list(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {

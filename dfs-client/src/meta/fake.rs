@@ -322,6 +322,14 @@ impl v1::meta_server::Meta for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn change_node(&self, _: Request<v1::ChangeNodeRequest>) -> Result<Response<v1::ChangeNodeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn trust(&self, _: Request<v1::TrustRequest>) -> Result<Response<v1::TrustResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn slot_chunks(&self, _: Request<v1::SlotChunksRequest>) -> Result<Response<v1::SlotChunksResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
@@ -338,6 +346,14 @@ impl v1::nodes_server::Nodes for Service {
     }
 
     async fn missed(&self, _: Request<v1::MissedRequest>) -> Result<Response<v1::MissedResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn compare(&self, _: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn expected(&self, _: Request<v1::ExpectedRequest>) -> Result<Response<v1::ExpectedResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

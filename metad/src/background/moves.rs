@@ -167,8 +167,11 @@ async fn list(shared: &Shared, store: StoreId, slots: &[SlotId]) -> Result<(), S
 async fn retire(shared: &Shared) -> Result<(), StepError> {
     let map = shared.engine.map().borrow().clone();
     for (id, node) in map.nodes.iter().filter(|(_, n)| n.draining && n.state != NodeState::Retired) {
-        let has_places =
-            map.slots.values().flat_map(|s| &s.members).any(|m| map.stores.get(&m.store).is_some_and(|s| s.node == *id));
+        let has_places = map
+            .slots
+            .values()
+            .flat_map(|s| &s.members)
+            .any(|m| map.stores.get(&m.store).is_some_and(|s| s.node == *id));
         if !has_places {
             tracing::info!(node = %id, addr = node.addr, "the node is emptied and may be taken away");
             command(shared, Command::SetNodeState { node: *id, state: NodeState::Retired }).await?;

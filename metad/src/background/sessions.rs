@@ -61,6 +61,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{self, EngineOptions};
+    use crate::live::healing::Healing;
     use crate::live::nodes::Nodes;
     use crate::live::sessions::Sessions;
     use crate::live::waits::Waits;
@@ -74,7 +75,14 @@ mod tests {
         let (engine, _thread) = engine::open(&options).unwrap();
         let (sessions, waits, now) = (Sessions::default(), Waits::default(), Instant::now());
         let nodes = Nodes::new(now, Duration::from_secs(10), Duration::from_secs(60));
-        let shared = Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 });
+        let shared = Arc::new(Shared {
+            engine,
+            sessions,
+            nodes,
+            healing: Healing::default(),
+            waits,
+            shutdown: watch::channel(false).1,
+        });
         let engine = &shared.engine;
         let opened = engine.submit(Command::OpenSession { client: "silent".into() }).await;
         let Ok(Ok(Reply::Session(session))) = opened else { panic!("{opened:?}") };

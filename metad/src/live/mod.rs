@@ -2,6 +2,7 @@
 //! written down, begun anew at each start. metad's own downtime therefore
 //! never counts against anybody.
 
+pub mod healing;
 pub mod nodes;
 pub mod sessions;
 pub mod waits;

@@ -1,6 +1,6 @@
 //! When each node was last heard, and what its stores said.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,10 @@ struct State {
     missed: HashMap<StoreId, u64>,
     /// Since when a store is not served, or in trouble, although its node lives.
     failed: HashMap<StoreId, Instant>,
+    /// What is wrong with each store that has said so.
+    troubles: BTreeMap<StoreId, (NodeId, String)>,
+    /// The highest incarnation of deletion orders that a node has remembered.
+    incarnation: u32,
     registered: Option<Instant>,
 }
 
@@ -66,9 +70,10 @@ impl Nodes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node has registered.
-    pub fn registered(&self, node: NodeId, now: Instant) {
+    /// A node has registered; its stores remember deletion orders up to this incarnation.
+    pub fn registered(&self, node: NodeId, incarnation: u32, now: Instant) {
         let mut state = self.lock();
+        state.incarnation = state.incarnation.max(incarnation);
         state.heard.insert(node, now);
         state.registered = Some(now);
     }
@@ -89,6 +94,28 @@ impl Nodes {
             let beat = Beat { node, start, free, total, orders, healthy };
             state.stores.insert(s.store, beat);
         }
+    }
+
+    /// The highest incarnation of deletion orders that a node has remembered.
+    pub fn highest_incarnation(&self) -> u32 {
+        self.lock().incarnation
+    }
+
+    /// What is wrong with the stores of a node, of those where something is.
+    pub fn in_trouble(&self, node: NodeId, troubles: Vec<(StoreId, String)>) {
+        let mut state = self.lock();
+        for (store, what) in &troubles {
+            if state.troubles.get(store).is_none_or(|(_, known)| known != what) {
+                tracing::warn!(%node, %store, trouble = what, "a store is in trouble");
+            }
+        }
+        state.troubles.retain(|_, (of, _)| *of != node);
+        state.troubles.extend(troubles.into_iter().map(|(store, what)| (store, (node, what))));
+    }
+
+    /// What is wrong with each store that has said so.
+    pub fn troubles(&self) -> Vec<(StoreId, String)> {
+        self.lock().troubles.iter().map(|(store, (_, what))| (*store, what.clone())).collect()
     }
 
     /// How many chunks a store lacks, as last counted.
@@ -225,8 +252,7 @@ mod tests {
         let store = dfs_core::cluster::Store { node: NodeId(1), capacity: 100, start: StartCounter(1) };
         let map = ClusterMap { stores: [(StoreId(7), store)].into(), ..ClusterMap::default() };
         assert!(nodes.loads(&map).is_empty());
-        let says =
-            says(7, 5, true);
+        let says = says(7, 5, true);
         nodes.heard(NodeId(1), &[says], Instant::now());
         assert_eq!(nodes.loads(&map)[0].free, 5);
     }
@@ -279,12 +305,18 @@ mod tests {
 
     #[test]
     fn tombstones_do_not_wait_for_a_store_that_its_node_has_lost() {
-        let (nodes, now) = (Nodes::new(Instant::now(), Duration::from_secs(10), Duration::from_secs(60)), Instant::now());
+        let (nodes, now) =
+            (Nodes::new(Instant::now(), Duration::from_secs(10), Duration::from_secs(60)), Instant::now());
         let start = StartCounter(1);
         let order = |n| OrderNo { incarnation: 1, index: dfs_core::id::LogIndex(n) };
         let says = |s, n| StoreSays { start, orders: order(n), ..says(s, 0, true) };
         let node = |n: u128| {
-            let node = dfs_core::cluster::Node { addr: "a".into(), zone: String::new(), state: NodeState::Up, draining: false };
+            let node = dfs_core::cluster::Node {
+                addr: "a".into(),
+                zone: String::new(),
+                state: NodeState::Up,
+                draining: false,
+            };
             (NodeId(n), node)
         };
         let store = |s: u128, n| (StoreId(s), dfs_core::cluster::Store { node: NodeId(n), capacity: 1, start });

@@ -8,7 +8,7 @@ use dfs_core::limits::SESSIONS;
 use dfs_core::op::{Commit, CommitReply};
 
 use crate::kv::{Snapshot, Table};
-use crate::schema::chunk::{ChunkRow, TombstoneRow};
+use crate::schema::chunk::{ChunkRow, MissedRow, TombstoneRow};
 pub use crate::schema::inode::InodeRow;
 use crate::schema::inode::OrphanRow;
 pub use crate::schema::keys::Reap;
@@ -253,7 +253,7 @@ pub fn reap_due(snap: &dyn Snapshot, until: u64, limit: usize) -> Result<Vec<(u6
     Ok(due)
 }
 
-/// Chunks that a store lacks, by slot and id.
+/// Chunks that a store lacks, by slot and id, each with whether a reader doubts the copy that is there.
 ///
 /// # Errors
 /// A fault of the store.
@@ -262,19 +262,20 @@ pub fn missed(
     store: StoreId,
     after: Option<(SlotId, ChunkId)>,
     limit: usize,
-) -> Result<Vec<ChunkRef>, Fault> {
+) -> Result<Vec<(ChunkRef, bool)>, Fault> {
     let from = after.map_or(Vec::new(), |(slot, id)| next_key(&keys::missed(store, slot, id)));
     let rows = page(snap, Table::Missed, &store.to_bytes(), &from, limit)?;
     let mut parsed = Vec::with_capacity(rows.len());
-    for (key, _) in &rows {
-        parsed.push(keys::parse_missed(key).ok_or_else(|| corrupt(Table::Missed, key, "not a key"))?);
+    for (key, value) in &rows {
+        let (_, slot, id) = keys::parse_missed(key).ok_or_else(|| corrupt(Table::Missed, key, "not a key"))?;
+        parsed.push((slot, id, MissedRow::from_value(key, value)?.doubted > LogIndex(0)));
     }
-    let wanted: Vec<_> = parsed.iter().map(|(_, s, id)| (Table::Chunk, keys::chunk(*s, *id).to_vec())).collect();
+    let wanted: Vec<_> = parsed.iter().map(|(s, id, _)| (Table::Chunk, keys::chunk(*s, *id).to_vec())).collect();
     let values = snap.multi_get(&wanted)?;
     let mut found = Vec::with_capacity(parsed.len());
-    for (((_, slot, id), (_, key)), value) in parsed.into_iter().zip(&wanted).zip(values) {
+    for (((slot, id, doubted), (_, key)), value) in parsed.into_iter().zip(&wanted).zip(values) {
         let value = value.ok_or_else(|| corrupt(Table::Chunk, key, "it is missed but has no row"))?;
-        found.push(ChunkRef { id, len: ChunkRow::from_value(key, &value)?.len, slot });
+        found.push((ChunkRef { id, len: ChunkRow::from_value(key, &value)?.len, slot }, doubted));
     }
     Ok(found)
 }

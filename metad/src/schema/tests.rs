@@ -1,7 +1,7 @@
 //! Round trips, order of keys, and what damaged values give.
 use dfs_core::attr::FileKind;
-use dfs_core::cluster::NodeState;
 use dfs_core::chunk::ChunkId;
+use dfs_core::cluster::NodeState;
 use dfs_core::id::{Ino, LaneId, LogIndex, OrderNo, Seq, SessionId, SlotId, StoreId};
 use dfs_core::name::Name;
 use dfs_core::op::{CommitReply, PutVerdict};

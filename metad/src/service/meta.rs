@@ -1,7 +1,7 @@
 //! The service `Meta`: sessions, questions, and what people ask.
 
 use dfs_core::chunk::ChunkId;
-use dfs_core::id::{SlotId, StoreId};
+use dfs_core::id::{NodeId, SlotId, StoreId};
 use dfs_core::limits::LIST_CHUNKS;
 use dfs_core::query::Query;
 use dfs_proto::v1;
@@ -14,7 +14,7 @@ use crate::kv::Snapshot;
 use crate::machine::{Fault, read};
 use crate::metrics;
 use crate::service::session::{self, ResponseStream};
-use crate::service::{Service, check, fault, now};
+use crate::service::{Service, check, fault, now, people};
 
 /// Orphans counted for people; more are not told apart.
 const ORPHANS: usize = 10_000;
@@ -46,8 +46,12 @@ impl Meta for Service {
         let shared = &self.0;
         let map = shared.map();
         let snapshot = shared.engine.snapshot();
-        let numbers = move || Ok((read::counters(&*snapshot)?, read::orphans(&*snapshot, None, ORPHANS)?.0.len()));
-        let (counters, orphans) = blocking(numbers).await?.map_err(|e: Fault| fault(e))?;
+        let (of, then) = (shared.clone(), map.clone());
+        let numbers = move || {
+            let orphans = read::orphans(&*snapshot, None, ORPHANS)?.0.len();
+            Ok((read::counters(&*snapshot)?, orphans, people::healing(&of, &*snapshot, &then)?))
+        };
+        let (counters, orphans, healing) = blocking(numbers).await?.map_err(|e: Fault| fault(e))?;
         let silence = |id| {
             let known = shared.nodes.was_heard(id);
             if known { millis(shared.nodes.silence(id, now())) } else { u64::MAX }
@@ -68,6 +72,8 @@ impl Meta for Service {
             tombstones: counters.tombstones,
             node_silence_ms: map.nodes.keys().map(|id| silence(*id)).collect(),
             version: env!("CARGO_PKG_VERSION").into(),
+            healing: Some(healing),
+            troubles: shared.nodes.troubles().into_iter().map(trouble).collect(),
         }))
     }
 
@@ -93,6 +99,26 @@ impl Meta for Service {
         let end = chunks.len() < limit;
         Ok(Response::new(v1::SlotChunksResponse { chunks, end }))
     }
+
+    async fn change_node(
+        &self,
+        request: Request<v1::ChangeNodeRequest>,
+    ) -> Result<Response<v1::ChangeNodeResponse>, Status> {
+        let request = request.into_inner();
+        let malformed = || Status::invalid_argument("a node id has 16 bytes, and a change is one that is known");
+        let node = NodeId::from_slice(&request.node).ok_or_else(malformed)?;
+        let change = v1::NodeChange::try_from(request.change).map_err(|_| malformed())?;
+        self.change(node, change).await.map(|()| Response::new(v1::ChangeNodeResponse {}))
+    }
+
+    async fn trust(&self, _: Request<v1::TrustRequest>) -> Result<Response<v1::TrustResponse>, Status> {
+        let incarnation = self.trust_again().await?;
+        Ok(Response::new(v1::TrustResponse { incarnation }))
+    }
+}
+
+fn trouble((store, what): (StoreId, String)) -> v1::StoreTrouble {
+    v1::StoreTrouble { store: store.to_bytes().to_vec(), what }
 }
 
 fn known_chunks(

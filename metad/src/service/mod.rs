@@ -1,8 +1,10 @@
 //! gRPC: decode, ask the engine, encode. Nothing is decided here.
 
 mod check;
+mod compare;
 mod meta;
 pub(crate) mod nodes;
+mod people;
 pub(crate) mod session;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::engine::{Engine, Fault};
+use crate::live::healing::Healing;
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
 use crate::live::waits::Waits;
@@ -28,6 +31,8 @@ pub struct Shared {
     pub sessions: Sessions,
     /// Which nodes were heard.
     pub nodes: Nodes,
+    /// How fast missing copies are made.
+    pub healing: Healing,
     /// Who waits for a lock.
     pub waits: Waits,
     /// Turns true when metad shuts down: streams end themselves.

@@ -2,6 +2,7 @@
 
 use dfs_core::chunk::ChunkRef;
 use dfs_core::cluster::NodeState;
+use dfs_core::compare::Expected;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, LogIndex, LossNo, NodeId, OrderNo, SlotId, StartCounter, StartId, StoreId};
 use dfs_core::limits::{LABEL_BYTES, LIST_CHUNKS, STORES_PER_NODE};
@@ -15,7 +16,7 @@ use crate::live::nodes::StoreSays;
 use crate::machine::command::{Command, Got, RegisterNode, RegisterStore, Reply};
 use crate::machine::{Fault, read};
 use crate::service::meta::{after_id, blocking, limit};
-use crate::service::{Service, fault, now};
+use crate::service::{Service, compare, fault, now};
 
 /// Orders looked at for one store in one heartbeat: more than one command condemns, so that at least one is whole.
 const ORDERS: usize = 4 * CONDEMN;
@@ -53,7 +54,7 @@ impl Nodes for Service {
             .map(|s| read::losses(&*snapshot, s.store).map(|l| l.0))
             .collect::<Result<_, _>>()
             .map_err(fault)?;
-        shared.nodes.registered(node, now());
+        shared.nodes.registered(node, request.incarnation, now());
         shared.nodes.heard(node, &says, now());
         self.bring_up(node).await?;
         tracing::info!(%node, addr = request.addr, stores = says.len(), untrusted, "node registered");
@@ -86,10 +87,8 @@ impl Nodes for Service {
                 return Err(unknown());
             }
         }
-        for beat in request.stores.iter().filter(|b| !b.trouble.is_empty()) {
-            tracing::warn!(%node, trouble = head(&beat.trouble), "a store has trouble with its disk");
-        }
         shared.nodes.heard(node, &says, now());
+        shared.nodes.in_trouble(node, request.stores.iter().filter_map(trouble_of).collect());
         self.bring_up(node).await?;
 
         let map = shared.map();
@@ -131,22 +130,53 @@ impl Nodes for Service {
         let snapshot = self.0.engine.snapshot();
         let chunks = blocking(move || read::missed(&*snapshot, store, after, limit)).await?.map_err(fault)?;
         let end = chunks.len() < limit;
-        Ok(Response::new(v1::MissedResponse { chunks: chunks.into_iter().map(Into::into).collect(), end, as_of }))
+        let (chunks, doubted) = chunks.into_iter().map(|(chunk, doubted)| (v1::ChunkRef::from(chunk), doubted)).unzip();
+        Ok(Response::new(v1::MissedResponse { chunks, end, as_of, doubted }))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
         let bytes = request.encoded_len();
+        let lens = request.got.iter().filter_map(|g| g.chunk.as_ref()).map(|c| u64::from(c.len));
+        let got_bytes = lens.fold(0, u64::saturating_add);
         // Before it waits for room: what waits is no larger than it may be.
         let commands = parse_report(request)?;
         let _room = self.0.engine.room().take(bytes).await;
         for command in commands {
+            if let Command::MissedDone { chunks, .. } = &command {
+                self.0.healing.done(chunks.len() as u64, got_bytes, now());
+            }
             if let Command::AddMissed { store, chunks, .. } = &command {
-                tracing::warn!(%store, chunks = chunks.len(), "a store lacks chunks that it should have");
+                let map = self.0.map();
+                let is_member = |slot| map.slots.get(slot).is_some_and(|s| s.member(*store).is_some());
+                let chunks = chunks.iter().filter(|(slot, _)| is_member(slot)).count();
+                if chunks > 0 {
+                    tracing::warn!(%store, chunks, "a store has lost chunks, which will be copied again");
+                }
             }
             self.done(command).await?;
         }
         Ok(Response::new(v1::ReportResponse {}))
+    }
+
+    async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
+        let request = request.into_inner();
+        let store = store_id(&request.store)?;
+        let (snapshot, map) = (self.0.engine.snapshot(), self.0.map());
+        let judge = move || compare::compare(&*snapshot, &map, store, &request);
+        let comparison = blocking(judge).await?.map_err(fault)?;
+        Ok(Response::new(v1::CompareResponse { comparison: comparison.into() }))
+    }
+
+    async fn expected(&self, request: Request<v1::ExpectedRequest>) -> Result<Response<v1::ExpectedResponse>, Status> {
+        let request = request.into_inner();
+        let (store, slot) = (store_id(&request.store)?, SlotId(request.slot));
+        let (after, limit) = (after_id(&request.after)?, limit(request.limit)?);
+        let snapshot = self.0.engine.snapshot();
+        let list = blocking(move || compare::expected(&*snapshot, store, slot, after, limit)).await?.map_err(fault)?;
+        let end = list.len() < limit;
+        let chunk = |e: Expected| v1::ExpectedChunk { id: e.id.0.to_vec(), len: e.len, missed: e.missed };
+        Ok(Response::new(v1::ExpectedResponse { chunks: list.into_iter().map(chunk).collect(), end }))
     }
 }
 
@@ -234,6 +264,16 @@ pub(crate) fn parse_beat(request: &v1::HeartbeatRequest) -> Result<Vec<StoreSays
         return Err(bad("a node has 1 to 64 stores"));
     }
     request.stores.iter().map(says_in_beat).collect::<Option<_>>().ok_or_else(|| bad("store"))
+}
+
+/// What is wrong with a store, in words.
+fn trouble_of(beat: &v1::StoreBeat) -> Option<(StoreId, String)> {
+    let store = StoreId::from_slice(&beat.store)?;
+    if !beat.trouble.is_empty() {
+        return Some((store, head(&beat.trouble).to_owned()));
+    }
+    let untrusted = "it has heard from a metad that knew more, and deletes nothing until `dfs node trust`";
+    beat.untrusted.then(|| (store, untrusted.to_owned()))
 }
 
 /// As much of a text as goes into a log.

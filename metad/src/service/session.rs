@@ -473,6 +473,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{self, EngineOptions};
+    use crate::live::healing::Healing;
     use crate::live::nodes::Nodes;
     use crate::live::sessions::Sessions;
     use crate::live::waits::Waits;
@@ -483,7 +484,14 @@ mod tests {
         let (engine, _thread) = engine::open(&options).unwrap();
         let nodes = Nodes::new(now(), Duration::from_secs(10), Duration::from_secs(60));
         let (sessions, waits) = (Sessions::default(), Waits::default());
-        Arc::new(Shared { engine, sessions, nodes, waits, shutdown: watch::channel(false).1 })
+        Arc::new(Shared {
+            engine,
+            sessions,
+            nodes,
+            healing: Healing::default(),
+            waits,
+            shutdown: watch::channel(false).1,
+        })
     }
 
     #[tokio::test]

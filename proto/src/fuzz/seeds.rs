@@ -211,7 +211,15 @@ fn session() -> Vec<Vec<u8>> {
 fn daemons() -> Vec<Vec<u8>> {
     let id = || vec![1; 16];
     let store = v1::RegisterStore { store: id(), capacity: 1 << 40, start: 3, free: 1 << 39, orders: order() };
-    let beat = v1::StoreBeat { store: id(), start: 3, free: 1, total: 2, orders: order(), trouble: "slow".into() };
+    let beat = v1::StoreBeat {
+        store: id(),
+        start: 3,
+        free: 1,
+        total: 2,
+        orders: order(),
+        trouble: "slow".into(),
+        untrusted: true,
+    };
     let one = v1::Order { number: order(), chunk: Some(chunk()) };
     let orders = v1::StoreOrders { store: id(), orders: vec![one], complete_up_to: order(), floor: order() };
     let got = v1::GotChunk { chunk: Some(chunk()), orders: order(), losses: 1 };

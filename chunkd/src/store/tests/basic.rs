@@ -109,7 +109,7 @@ fn orders_delete_once_and_never_what_came_after() {
     store.carry_out(&orders, no(9)).unwrap();
     assert_eq!(store.slots(), [SLOT]);
     assert_eq!(store.carry_out(&[order(10, SLOT, a.0)], no(10)).unwrap(), Carried::UpTo(no(10)));
-    assert_eq!(store.discard(SLOT, &[a.0, b.0, b.0]).unwrap(), 1);
+    assert_eq!(store.throw_out(SLOT, &[a.0, b.0, b.0], None).unwrap().unwrap().count, 1);
     assert!(store.slots().is_empty());
 }
 
@@ -160,6 +160,6 @@ fn lists_and_digests_are_in_order() {
     assert_eq!((digest.count, digest.bytes), (301, chunks.iter().map(|c| c.1.len() as u64).sum()));
     let (store, _) = reopen(&disk).unwrap();
     assert_eq!(store.digest(SLOT), digest);
-    store.discard(SLOT, &[chunks[5].0]).unwrap();
+    store.throw_out(SLOT, &[chunks[5].0], None).unwrap().unwrap();
     assert_ne!(store.digest(SLOT).hash, digest.hash);
 }

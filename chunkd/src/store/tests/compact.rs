@@ -14,7 +14,7 @@ fn fill(store: &std::sync::Arc<Store>, seed: u64, keep: u64) {
         let c = chunk(seed + i, 1000);
         put(store, SLOT, &c).unwrap();
         if i >= keep {
-            store.discard(SLOT, &[c.0]).unwrap();
+            store.throw_out(SLOT, &[c.0], None).unwrap().unwrap();
         }
         i += 1;
     }
@@ -29,7 +29,7 @@ fn a_deleted_chunk_stays_deleted_whatever_was_compacted() {
         put(&store, SLOT, &victim).unwrap();
         // The oldest log stays, and the victim's dead record in it.
         fill(&store, 1000, 12);
-        store.discard(SLOT, &[victim.0]).unwrap();
+        store.throw_out(SLOT, &[victim.0], None).unwrap().unwrap();
         fill(&store, 2000, 0);
         match way {
             0 => drop(put_big(&store, SLOT, &victim).unwrap()),
@@ -74,7 +74,7 @@ fn an_emptied_store_gives_its_space_back() {
     let chunks: Vec<_> = (0..400).map(|i| chunk(i, 1000)).collect();
     assert!(store.put_batch(SLOT, &chunks).iter().all(Result::is_ok));
     let ids: Vec<_> = chunks.iter().map(|c| c.0).collect();
-    store.discard(SLOT, &ids).unwrap();
+    store.throw_out(SLOT, &ids, None).unwrap().unwrap();
     while store.compact_step().unwrap().compacted {}
     let left: u64 = disk.read_dir(&dir().join("logs")).unwrap().iter().map(|e| e.len).sum();
     assert!(left <= 5 * (16 << 10), "{left} bytes of logs for nothing");

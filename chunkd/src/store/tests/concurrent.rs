@@ -180,7 +180,7 @@ fn putting_reading_deleting_compacting_at_once() {
                         }
                         // Keep one in ten.
                         let gone: Vec<_> = batch[2..].iter().map(|c| c.0).chain([big.0]).collect();
-                        assert_eq!(store.discard(slot, &gone).unwrap(), gone.len() as u64);
+                        assert_eq!(store.throw_out(slot, &gone, None).unwrap().unwrap().count, gone.len() as u64);
                         assert!(matches!(store.read_whole(slot, big.0), Err(ReadError::NotFound)));
                     }
                 })

@@ -103,7 +103,7 @@ fn step(store: &mut Arc<Store>, disk: &CrashDisk, model: &mut Model, rng: &mut S
             let chunks = model.pick(rng, 10);
             for (slot, id) in &chunks {
                 model.set(&[(*slot, *id)], Fate::Either);
-                store.discard(*slot, &[*id]).map_err(|_| ())?;
+                store.throw_out(*slot, &[*id], None).map_err(|_| ())?;
                 model.set(&[(*slot, *id)], Fate::Gone);
             }
         }

@@ -171,7 +171,7 @@ fn bytes_that_look_like_records_are_none() {
     let victim = make(1, 500);
     put(&store, SlotId(1), &victim).unwrap();
     // A chunk made of the log itself, tombstones included, and then its header is lost.
-    store.discard(SlotId(1), &[victim.0]).unwrap();
+    store.throw_out(SlotId(1), &[victim.0], None).unwrap().unwrap();
     put(&store, SlotId(1), &victim).unwrap();
     let log = the_log(&disk);
     let mut data = vec![0; 640 + 64];
@@ -198,7 +198,7 @@ fn compaction_drops_and_tells_what_is_corrupt() {
     let inside: Vec<_> =
         chunks.iter().filter(|c| store.index.get(SLOT, c.0).unwrap().record().unwrap().seq == log.id.seq).collect();
     let gone: Vec<_> = inside[3..].iter().map(|c| c.0).collect();
-    store.discard(SLOT, &gone).unwrap();
+    store.throw_out(SLOT, &gone, None).unwrap().unwrap();
     flip(&disk, &log.path, 100);
     let mut corrupt = Vec::new();
     loop {

@@ -62,7 +62,7 @@ fn a_checkpoint_holds_nothing_behind_its_position() {
     let upto = store.logs.written();
     // As if it came while the rows are copied: it need not be durable, and the log tells of it.
     store.put_batch(super::SLOT, &chunks[2..]);
-    store.discard(super::SLOT, &[chunks[0].0]).unwrap();
+    store.throw_out(super::SLOT, &[chunks[0].0], None).unwrap().unwrap();
     crate::store::checkpoint::write_file(&store, upto, &super::dir().join("checkpoint")).unwrap();
     let mut rows = Vec::new();
     let loaded = crate::store::checkpoint::load(&disk, &super::dir()).unwrap();

@@ -8,8 +8,8 @@ use dfs_core::id::{NodeId, StoreId};
 use dfs_core::limits::{LABEL_BYTES, STORES_PER_NODE};
 
 use crate::machine::command::{RegisterNode, Reply};
-use crate::machine::txn::{Res, Txn};
 use crate::machine::ops::member::{forget_copy, put_slot};
+use crate::machine::txn::{Res, Txn};
 use crate::schema::cluster::{NodeRow, StoreRow};
 use crate::schema::keys;
 

@@ -52,7 +52,7 @@ fn verdicts_count_members_with_fresh_answers() {
     // Two of three: the third gets a missed row, which a later answer or a pull takes away.
     assert_eq!(verdict(&mut rig, s, c, some(2)), PutVerdict::Accepted(c));
     assert_eq!(refs(&rig, c), Some((0, 0)));
-    assert_eq!(read::missed(&rig.kv, STORES[2], None, 10).unwrap(), [c]);
+    assert_eq!(read::missed(&rig.kv, STORES[2], None, 10).unwrap(), [(c, false)]);
     assert_eq!(read::missed_count(&rig.kv, STORES[2]).unwrap(), 1);
     assert_eq!(verdict(&mut rig, s, c, some(3)), PutVerdict::Accepted(c));
     assert_eq!(read::missed_count(&rig.kv, STORES[2]).unwrap(), 0);
@@ -71,7 +71,7 @@ fn missed_rows_come_and_go() {
     rig.commit(s, vec![put(c)], vec![]);
     let chunks = vec![(c.slot, c.id), (c.slot, c.id), (SlotId(3), c.id)];
     rig.ok(Command::AddMissed { store: STORES[0], loss: Some(LossNo(0)), chunks });
-    assert_eq!(read::missed(&rig.kv, STORES[0], None, 10).unwrap(), [c]);
+    assert_eq!(read::missed(&rig.kv, STORES[0], None, 10).unwrap(), [(c, false)]);
     assert_eq!(read::missed(&rig.kv, STORES[0], Some((c.slot, c.id)), 10).unwrap(), []);
     let done = |start| Command::MissedDone {
         store: STORES[0],
@@ -270,6 +270,7 @@ fn what_a_reader_doubts_takes_a_look_by_the_store() {
     let c = chunk(1, 10);
     rig.commit(s, vec![put(c)], vec![]);
     rig.ok(Command::AddMissed { store: STORES[0], loss: None, chunks: vec![(c.slot, c.id)] });
+    assert_eq!(read::missed(&rig.kv, STORES[0], None, 10).unwrap(), [(c, true)]);
     let doubted = rig.index;
     // The store says that it has it: it may not know better.
     assert_eq!(verdict(&mut rig, s, c, acks(1, NONE)), PutVerdict::Accepted(c));

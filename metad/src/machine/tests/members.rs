@@ -219,7 +219,7 @@ impl World {
             Step::Leave(i, lost) => drop(self.rig.apply(leave(store(i), lost))),
             Step::Resync(i, which) => {
                 let lacks = read::missed(&self.rig.kv, store(i), None, 100).unwrap();
-                let come: Vec<u8> = lacks.iter().map(|c| c.id.0[0]).filter(|c| which & (1 << c) != 0).collect();
+                let come: Vec<u8> = lacks.iter().map(|(c, _)| c.id.0[0]).filter(|c| which & (1 << c) != 0).collect();
                 self.has.extend(come.iter().map(|c| (store(i), *c)));
                 let losses = LossNo(self.losses[usize::from(i)]);
                 let got = |c: &u8| Got { slot: SLOT, id: chunk(*c, 10).id, orders: order(&self.rig), losses };

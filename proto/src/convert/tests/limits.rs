@@ -297,7 +297,13 @@ fn replies() {
 #[test]
 fn cluster_maps() {
     let id = |n| vec![n; 16];
-    let node = |n, label: usize| v1::MapNode { id: id(n), addr: "x".repeat(label), zone: String::new(), state: 2, draining: false };
+    let node = |n, label: usize| v1::MapNode {
+        id: id(n),
+        addr: "x".repeat(label),
+        zone: String::new(),
+        state: 2,
+        draining: false,
+    };
     let store = |n| v1::MapStore { id: id(n), node: id(1), capacity: 1, start: 1 };
     let slot = |n, members| v1::MapSlot { id: n, members };
     let members = |n: u8| (0..n).map(|n| v1::MapMember { store: id(n), full: true }).collect::<Vec<_>>();

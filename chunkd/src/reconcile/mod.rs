@@ -1,0 +1,134 @@
+//! What a store has against what metad says that it should have: the one cure for what went missing or was left over.
+//!
+//! One worker for each store, slot by slot: all of them after each start of the daemon and then in turn for ever, and at once
+//! those that the store is no member of any more. What it lacks is reported, and comes back by resync. What nobody
+//! knows is thrown out when it was so for an hour: till then it may be an upload whose commit is on its way. What a
+//! store has of slots that it has left goes when all members have everything.
+
+mod slot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_core::chunk::ChunkId;
+use dfs_core::cluster::ClusterMap;
+use dfs_core::id::{SlotId, StoreId};
+use tonic::Status;
+
+use crate::node::{Node, Served};
+use crate::register::Meta;
+
+/// Between two passes over all slots.
+const EVERY: Duration = Duration::from_secs(600);
+/// Between looks at slots that the store has left.
+const LOOK: Duration = Duration::from_secs(2);
+/// Chunks that nobody knows, remembered at once; the others are found later.
+const UNKNOWN: usize = 1 << 20;
+/// A pass that nobody waits for rests this many times as long as it works, and between two slots at least [`REST`].
+const REST_TIMES: u32 = 4;
+const REST: Duration = Duration::from_millis(20);
+
+/// What a pass has found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) slots: u32,
+    pub(crate) of: u32,
+    pub(crate) lacking: u64,
+    pub(crate) unknown: u64,
+    pub(crate) removed: u64,
+}
+
+/// Since when each chunk that nobody knows was seen.
+pub(crate) type Unknown = HashMap<(SlotId, ChunkId), Instant>;
+
+/// Compares for one store, for ever.
+pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
+    let mut map = node.watch_map();
+    // Before the first registration there is nothing to compare with.
+    if map.wait_for(|m| m.epoch.0 > 0).await.is_err() {
+        return;
+    }
+    let mut due = Instant::now();
+    loop {
+        let all = Instant::now() >= due;
+        let slots = if all { slots_of(&node.map(), &served) } else { left_slots(&node.map(), &served) };
+        match pass(&node, &served, &meta, slots, Pace::Gentle, |_| true).await {
+            Ok(done) => {
+                if done.lacking + done.removed > 0 {
+                    tracing::info!(store = %served.id, ?done, "reconciled");
+                }
+                if all {
+                    due = Instant::now() + EVERY;
+                }
+            }
+            Err(e) => {
+                tracing::debug!(store = %served.id, code = ?e.code(), reason = e.message(), "reconciling was cut off");
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether somebody waits for the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Gentle,
+    Hurried,
+}
+
+/// Compares these slots, one pass at a time; `tell` hears of each, and says whether to go on.
+pub(crate) async fn pass(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    meta: &Meta,
+    slots: Vec<SlotId>,
+    pace: Pace,
+    mut tell: impl FnMut(Progress) -> bool,
+) -> Result<Progress, Status> {
+    let mut done = Progress { of: u32::try_from(slots.len()).unwrap_or(u32::MAX), ..Progress::default() };
+    if slots.is_empty() {
+        return Ok(done);
+    }
+    let closed = |_| Status::unavailable("the daemon is stopping");
+    let _one = served.reconciling.acquire().await.map_err(closed)?;
+    let mut unknown = std::mem::take(&mut *served.unknown());
+    let mut result = Ok(());
+    for slot in slots {
+        let began = Instant::now();
+        result = slot::reconcile(node, served, meta, slot, &mut unknown, &mut done).await;
+        if result.is_err() {
+            break;
+        }
+        done.slots += 1;
+        if !tell(done) {
+            break;
+        }
+        if pace == Pace::Gentle {
+            tokio::time::sleep((began.elapsed() * REST_TIMES).max(REST)).await;
+        }
+    }
+    unknown.shrink_to(UNKNOWN / 16);
+    *served.unknown() = unknown;
+    result.map(|()| done)
+}
+
+/// All slots that the store has chunks of, or should have.
+pub(crate) fn slots_of(map: &ClusterMap, served: &Served) -> Vec<SlotId> {
+    let mut slots = served.store.slots();
+    slots.extend(map.slots.iter().filter(|(_, s)| s.member(served.id).is_some()).map(|(id, _)| *id));
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
+fn left_slots(map: &ClusterMap, served: &Served) -> Vec<SlotId> {
+    let mut slots = served.store.slots();
+    slots.retain(|slot| has_left(map, *slot, served.id));
+    slots
+}
+
+/// Whether a store is no member of a slot that metad knows.
+fn has_left(map: &ClusterMap, slot: SlotId, store: StoreId) -> bool {
+    map.slots.get(&slot).is_some_and(|s| s.member(store).is_none())
+}

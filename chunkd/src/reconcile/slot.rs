@@ -1,0 +1,192 @@
+//! One slot of one store: first digests, then lists.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::compare::{Expected, difference};
+use dfs_core::id::{LossNo, SlotId};
+use dfs_core::limits::LIST_CHUNKS;
+use dfs_proto::v1::{self, Comparison};
+use tonic::Status;
+
+use super::{Progress, UNKNOWN, Unknown, has_left};
+use crate::housekeeping::UNKNOWN_LEN;
+use crate::node::{Lost, Node, Served};
+use crate::register::{Meta, answer};
+use crate::service::store_status;
+use crate::{metrics, wire};
+
+/// Chunks thrown out at a time. Each time the store counts a loss, and answers that are under way are asked for again.
+const THROW: usize = 4096;
+
+pub(super) async fn reconcile(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    meta: &Meta,
+    slot: SlotId,
+    unknown: &mut Unknown,
+    done: &mut Progress,
+) -> Result<(), Status> {
+    let store = Arc::clone(&served.store);
+    let digest = node.background.run(move || store.digest(slot)).await?;
+    let request = v1::CompareRequest {
+        store: served.id.to_bytes().to_vec(),
+        slot: slot.0,
+        count: digest.count,
+        bytes: digest.bytes,
+        hash: digest.hash.to_vec(),
+    };
+    let verdict = answer(meta.nodes().compare(request)).await?;
+    metrics::compared();
+    match Comparison::try_from(verdict.comparison).unwrap_or(Comparison::Unspecified) {
+        Comparison::Different => lists(node, served, meta, slot, unknown, done).await,
+        Comparison::Stranger => leave(node, served, slot, done).await,
+        Comparison::Same => {
+            unknown.retain(|(s, _), _| *s != slot);
+            Ok(())
+        }
+        Comparison::Source | Comparison::Unspecified => Ok(()),
+    }
+}
+
+/// Everything of a slot that the store has left goes: its members have it.
+async fn leave(node: &Arc<Node>, served: &Arc<Served>, slot: SlotId, done: &mut Progress) -> Result<(), Status> {
+    loop {
+        let ids: Vec<ChunkId> = served.store.list(slot, None, THROW).into_iter().map(|(id, _)| id).collect();
+        // It may be a member again since metad answered. It is not while the map here says that it is not: what is
+        // put for a membership that is not heard of yet is told to metad as lost.
+        if ids.is_empty() || !has_left(&node.map(), slot, served.id) {
+            return Ok(());
+        }
+        if throw_out(node, served, slot, ids, Keep::Nothing, done).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn lists(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    meta: &Meta,
+    slot: SlotId,
+    unknown: &mut Unknown,
+    done: &mut Progress,
+) -> Result<(), Status> {
+    let mut after: Option<ChunkId> = None;
+    let mut still = Vec::new();
+    loop {
+        // What is here is listed first: what comes into both lists meanwhile can only be known and not here, which
+        // is looked at again.
+        let request = v1::ExpectedRequest {
+            store: served.id.to_bytes().to_vec(),
+            slot: slot.0,
+            after: after.map_or_else(Vec::new, |id| id.0.to_vec()),
+            limit: LIST_CHUNKS,
+        };
+        let mut have = served.store.list(slot, after, LIST_CHUNKS as usize);
+        let page = answer(meta.nodes().expected(request)).await?;
+        let expected = page.chunks.iter().map(expected).collect::<Result<Vec<_>, Status>>()?;
+        // Up to where both lists go.
+        let ends = [
+            if page.end { None } else { expected.last().map(|e| e.id) },
+            if have.len() < LIST_CHUNKS as usize { None } else { have.last().map(|(id, _)| *id) },
+        ];
+        let end = ends.into_iter().flatten().min();
+        let within = |id: ChunkId| end.is_none_or(|end| id <= end);
+        have.retain(|(id, _)| within(*id));
+        let wanted: Vec<Expected> = expected.into_iter().filter(|e| within(e.id)).collect();
+        let found = difference(&wanted, &have.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        let lacking: Vec<Expected> =
+            found.lacking.into_iter().filter(|e| served.store.stat(slot, e.id).is_none()).collect();
+        report(node, served, slot, &lacking).await?;
+        done.lacking += lacking.len() as u64;
+        done.unknown += found.unknown.len() as u64;
+        still.extend(found.unknown);
+        match end {
+            Some(end) if Some(end) > after => after = Some(end),
+            _ => break,
+        }
+    }
+    old(node, served, slot, unknown, still, done).await
+}
+
+fn expected(chunk: &v1::ExpectedChunk) -> Result<Expected, Status> {
+    Ok(Expected { id: wire::chunk_id(&chunk.id)?, len: chunk.len, missed: chunk.missed })
+}
+
+/// Has metad told that these are not here, under the number of a loss that is new: no answer from before counts.
+async fn report(node: &Arc<Node>, served: &Arc<Served>, slot: SlotId, lacking: &[Expected]) -> Result<(), Status> {
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(store = %served.id, %slot, chunks = lacking.len(), "chunks that should be here are not");
+    metrics::reconciled_lacking(lacking.len());
+    let store = Arc::clone(&served.store);
+    let loss = node.background.run(move || store.note_loss()).await?.map_err(|e| store_status(&e))?;
+    for chunk in lacking {
+        tell(node, served, ChunkRef { id: chunk.id, len: chunk.len, slot }, loss).await;
+    }
+    Ok(())
+}
+
+async fn tell(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef, loss: LossNo) {
+    node.report_lost_waiting(Lost { store: served.id, chunk, loss: Some(loss) }).await;
+}
+
+/// What nobody knew for long enough is thrown out; the rest is remembered.
+async fn old(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    slot: SlotId,
+    unknown: &mut Unknown,
+    found: Vec<ChunkId>,
+    done: &mut Progress,
+) -> Result<(), Status> {
+    let now = Instant::now();
+    let mut since = Unknown::new();
+    let mut due = Vec::new();
+    for id in found {
+        let first = unknown.get(&(slot, id)).copied().unwrap_or(now);
+        if now.saturating_duration_since(first) >= node.upkeep.abandoned_after {
+            due.push(id);
+        } else {
+            since.insert((slot, id), first);
+        }
+    }
+    unknown.retain(|(s, _), _| *s != slot);
+    let room = UNKNOWN.saturating_sub(unknown.len());
+    unknown.extend(since.into_iter().take(room));
+    for ids in due.chunks(THROW) {
+        throw_out(node, served, slot, ids.to_vec(), Keep::Trash, done).await?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Trash,
+    Nothing,
+}
+
+/// How many went; none for a metad that is not trusted.
+async fn throw_out(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    slot: SlotId,
+    ids: Vec<ChunkId>,
+    keep: Keep,
+    done: &mut Progress,
+) -> Result<u64, Status> {
+    let store = Arc::clone(&served.store);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let keep = (keep == Keep::Trash).then_some(now);
+    let (gone, work) = (ids.clone(), move || store.throw_out(slot, &ids, keep));
+    let Some(thrown) = node.background.run(work).await?.map_err(|e| store_status(&e))? else { return Ok(0) };
+    metrics::thrown_out(thrown.count);
+    done.removed += thrown.count;
+    for id in gone {
+        tell(node, served, ChunkRef { id, len: UNKNOWN_LEN, slot }, thrown.loss).await;
+    }
+    Ok(thrown.count)
+}

@@ -1,0 +1,9 @@
+//! Failures that nobody should notice: lost nodes, emptied nodes, rotten bytes, nodes that come back.
+
+mod drain;
+mod history;
+mod load;
+mod loss;
+mod returning;
+mod rot;
+mod watch;
