@@ -38,6 +38,15 @@ impl Extent {
             && u64::from(self.offset).checked_add(self.range.len()).is_some_and(|e| e <= u64::from(self.chunk.len))
     }
 
+    /// The two as one, if `next` goes on where this ends, in the file and in the chunk.
+    #[must_use]
+    pub fn joined(&self, next: &Self) -> Option<Self> {
+        let goes_on = self.range.end == next.range.start
+            && self.chunk == next.chunk
+            && u64::from(self.offset) + self.range.len() == u64::from(next.offset);
+        goes_on.then_some(Self { range: ByteRange { start: self.range.start, end: next.range.end }, ..*self })
+    }
+
     /// What is left of it on both sides when `hole` is taken out.
     #[must_use]
     pub fn without(&self, hole: ByteRange) -> (Option<Self>, Option<Self>) {
@@ -45,6 +54,19 @@ impl Extent {
         let right = ByteRange::new(hole.end.max(self.range.start), self.range.end).and_then(|r| self.slice(r));
         (left, right)
     }
+}
+
+/// Extents from which a cut is worth being made one, if nothing else is wrong with it.
+const PIECES: usize = 16;
+
+/// Whether the extents of one cut are worth being written anew as one chunk: their chunks are dead for more than a
+/// half, or they are many.
+#[must_use]
+pub fn worth_cleaning(extents: &[Extent]) -> bool {
+    let chunks: std::collections::BTreeSet<ChunkRef> = extents.iter().map(|e| e.chunk).collect();
+    let footprint: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
+    let live: u64 = extents.iter().map(|e| e.range.len()).sum();
+    live > 0 && (footprint > 2 * live || extents.len() >= PIECES)
 }
 
 /// One step of a read plan.

@@ -144,6 +144,13 @@ pub enum Op {
     Lock(LockChange),
     /// Sets or takes away a POSIX ACL; an access ACL changes the mode with it.
     SetAcl(SetAcl),
+    /// A cut that wanted cleaning was cleaned, or was found to be good.
+    Cleaned {
+        /// The file.
+        ino: Ino,
+        /// The cut: offset divided by `CHUNK_BYTES`.
+        cut: u64,
+    },
 }
 
 /// A new inode.

@@ -108,6 +108,8 @@ kinds! {
     plain::<v1::ReconcileRequest>,
     plain::<v1::ReconcileResponse>,
     plain::<v1::ChangeNodeRequest>,
+    plain::<v1::WhoUsesRequest>,
+    plain::<v1::WhoUsesResponse>,
 }
 
 fn messages(data: &[u8]) {

@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Context;
-use dfs_proto::v1::{CheckRequest, CheckResponse, ClusterMap, MapSlot};
+use dfs_proto::v1::{CheckRequest, CheckResponse, ClusterMap, MapSlot, WhoUsesRequest};
 use tonic::Request;
 
 use crate::cmd::status;
@@ -26,6 +26,8 @@ use slot::Walk;
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// So many suspicions are kept before they are looked at again, to bound memory.
 const SUSPICIONS: usize = 1 << 20;
+/// Chunks whose files are looked for.
+const USES: usize = 1000;
 /// No check of the metadata takes longer.
 const CHECK_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,6 +43,8 @@ pub async fn run(addr: &str, list: usize, json: bool) -> anyhow::Result<u8> {
     check_metadata(&mut meta, &mut report).await?;
     let map = status::fetch(&mut meta).await?.map.context("metad sent no cluster map")?;
     check_chunks(&mut meta, &map, &mut report, &progress).await?;
+    progress.show("looking for the files of lost chunks");
+    name_files(&mut meta, &mut report).await?;
     progress.clear();
     super::print(json, &report.finish(), || report.text())?;
     Ok(report.exit_code())
@@ -64,6 +68,19 @@ async fn check_metadata(meta: &mut Meta, report: &mut Report) -> anyhow::Result<
         }
     }
     is_done.then_some(()).context("metad ended its check before it was done")
+}
+
+/// Which files the lost chunks that are listed belong to.
+async fn name_files(meta: &mut Meta, report: &mut Report) -> anyhow::Result<()> {
+    let chunks = report.lost_chunks(USES);
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    let mut ask = Request::new(WhoUsesRequest { chunks });
+    ask.set_timeout(CHECK_DEADLINE);
+    let answer = meta.client().who_uses(ask).await;
+    report.uses = answer.map_err(|s| meta.explain(&s))?.into_inner().uses;
+    Ok(())
 }
 
 async fn check_chunks(

@@ -326,6 +326,10 @@ impl v1::meta_server::Meta for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn who_uses(&self, _: Request<v1::WhoUsesRequest>) -> Result<Response<v1::WhoUsesResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn trust(&self, _: Request<v1::TrustRequest>) -> Result<Response<v1::TrustResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -50,6 +50,9 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 /// Answers which of some unlinked inodes this client does NOT hold open. Called from the session's task: must not block.
 pub type HeldQuestion = Box<dyn Fn(&[Ino]) -> Vec<Ino> + Send + Sync>;
+/// Hears which cuts metad wants cleaned, each an inode and the number of the cut. Called from the session's task: must
+/// not block.
+pub type HaveCleaned = Box<dyn Fn(Vec<(Ino, u64)>) + Send + Sync>;
 /// Hears that the first session ended and the second took its place, before anything is sent on the second.
 /// Called from the session's task: must not block.
 pub type SessionLost = Box<dyn Fn(SessionId, SessionId) + Send + Sync>;
@@ -72,6 +75,7 @@ struct Shared {
     loads: watch::Sender<Arc<Loads>>,
     on_held: OnceLock<HeldQuestion>,
     on_lost: OnceLock<SessionLost>,
+    on_clean: OnceLock<HaveCleaned>,
     /// Tells a task that is connecting that the client wants to end.
     end: Notify,
     closed: watch::Sender<bool>,
@@ -99,6 +103,7 @@ impl Shared {
             loads: watch::Sender::new(Arc::default()),
             on_held: OnceLock::new(),
             on_lost: OnceLock::new(),
+            on_clean: OnceLock::new(),
             end: Notify::new(),
             closed: watch::Sender::new(false),
         }
@@ -379,6 +384,13 @@ impl MetaClient {
     pub fn on_held_question(&self, ask: HeldQuestion) {
         if self.shared().on_held.set(ask).is_err() {
             tracing::error!("somebody answers already which inodes are held open");
+        }
+    }
+
+    /// Sets, once, who cleans cuts of files, each an inode and the number of the cut.
+    pub fn on_clean(&self, clean: HaveCleaned) {
+        if self.shared().on_clean.set(clean).is_err() {
+            tracing::error!("somebody cleans already");
         }
     }
 

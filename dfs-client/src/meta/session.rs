@@ -317,6 +317,11 @@ pub(super) fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Ve
         }
     }
     shared.new_loads(&message.loads);
+    if !message.clean.is_empty()
+        && let Some(clean) = shared.on_clean.get()
+    {
+        clean(message.clean.into_iter().map(|at| (Ino(at.ino), at.cut)).collect());
+    }
     if !message.held.is_empty()
         && let Some(ask) = shared.on_held.get()
     {

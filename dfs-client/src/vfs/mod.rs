@@ -8,6 +8,7 @@ mod acl;
 mod attr;
 mod background;
 mod careful;
+mod clean;
 mod copy;
 mod dir;
 mod handle;
@@ -43,6 +44,7 @@ pub use self::types::{Caller, DirItem, Entry, Invalidator, Opened};
 
 use self::background::Closed;
 use self::careful::Careful;
+use self::clean::Cuts;
 use self::copy::Copied;
 use self::dir::DirHandles;
 use self::handle::FileHandles;
@@ -100,6 +102,8 @@ pub struct Vfs {
     invalidations: Invalidations,
     locks: Locks,
     careful: Careful,
+    /// Cuts that metad wants cleaned.
+    cuts: Mutex<Cuts>,
     pub(crate) uploads: Semaphore,
     pub(crate) ahead: Arc<Semaphore>,
 }
@@ -139,6 +143,7 @@ impl Vfs {
             invalidations: Invalidations::default(),
             locks: Locks::default(),
             careful: Careful::default(),
+            cuts: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
             ahead: Arc::new(Semaphore::new(AHEAD)),
             meta: meta.clone(),
@@ -146,6 +151,12 @@ impl Vfs {
         });
         let held = vfs.me.clone();
         meta.on_held_question(Box::new(move |inos| held.upgrade().map_or_else(|| inos.to_vec(), |v| v.not_held(inos))));
+        let cleaner = vfs.me.clone();
+        meta.on_clean(Box::new(move |cuts| {
+            if let Some(vfs) = cleaner.upgrade() {
+                vfs.have_cleaned(cuts);
+            }
+        }));
         let lost = vfs.me.clone();
         meta.on_session_lost(Box::new(move |old, new| {
             tracing::error!(%old, %new, "the session has ended; what it had not saved is lost");

@@ -4,6 +4,7 @@ mod drain;
 mod history;
 mod load;
 mod loss;
+mod overwriting;
 mod returning;
 mod rot;
 mod watch;

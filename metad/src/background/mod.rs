@@ -4,6 +4,7 @@
 
 pub(crate) use freeing::CONDEMN;
 
+mod cleaning;
 mod cluster;
 mod freeing;
 mod locks;
@@ -48,6 +49,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut freeing = freeing::Freeing::new(began);
         let mut mover = moves::Mover::default();
+        let mut cleaning = cleaning::Cleaning::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -65,6 +67,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
                 ("slots", cluster::slots(&shared).await),
                 ("members of slots", mover.look(&shared).await),
                 ("missed chunks", cluster::count_missed(&shared).await),
+                ("cleaning", cleaning.look(&shared).await),
                 ("sessions", sessions::end_silent(&shared, session_end).await),
                 ("orphans", freeing.orphans(&shared).await),
                 ("due work", freeing.due(&shared).await),

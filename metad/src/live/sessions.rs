@@ -17,6 +17,7 @@ struct Live {
     /// Number of the stream that serves it; a later one takes over.
     stream: u64,
     ask: BTreeSet<Ino>,
+    clean: BTreeSet<(Ino, u64)>,
 }
 
 /// All sessions; one lock, held for moments.
@@ -44,7 +45,7 @@ impl Sessions {
 
     /// A session exists, heard at `now`; also at start, for those in the tables.
     pub fn add(&self, id: SessionId, client: String, now: Instant) {
-        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: BTreeSet::new() });
+        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: BTreeSet::new(), clean: BTreeSet::new() });
     }
 
     /// A stream begins to serve it; earlier streams of the session are told to end. `None`: no such session.
@@ -103,6 +104,20 @@ impl Sessions {
     /// Takes what it is to be asked.
     pub fn take_questions(&self, id: SessionId) -> Vec<Ino> {
         self.lock().0.get_mut(&id).map(|l| std::mem::take(&mut l.ask)).unwrap_or_default().into_iter().collect()
+    }
+
+    /// The session is to clean this cut of a file.
+    pub fn have_cleaned(&self, id: SessionId, cut: (Ino, u64)) {
+        if let Some(live) = self.lock().0.get_mut(&id)
+            && live.clean.len() < ASK_AT_ONCE
+        {
+            live.clean.insert(cut);
+        }
+    }
+
+    /// Takes what it is to clean.
+    pub fn take_cuts(&self, id: SessionId) -> Vec<(Ino, u64)> {
+        self.lock().0.get_mut(&id).map(|l| std::mem::take(&mut l.clean)).unwrap_or_default().into_iter().collect()
     }
 
     /// All, by number.

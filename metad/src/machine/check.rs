@@ -23,8 +23,10 @@ mod chunks;
 mod inodes;
 mod locks;
 mod rows;
+mod uses;
 
 use rows::Rows;
+pub use uses::{Use, uses};
 
 /// Rows read at a time.
 const PAGE: usize = 1024;

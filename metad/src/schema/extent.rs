@@ -33,18 +33,25 @@ impl From<&Extent> for ExtentRow {
     }
 }
 
+impl ExtentRow {
+    /// The extent of a row whose key says that it ends here.
+    #[must_use]
+    pub fn extent(&self, end: u64) -> Extent {
+        Extent {
+            range: ByteRange { start: self.start, end },
+            chunk: ChunkRef { id: self.id, len: self.len, slot: self.slot },
+            offset: self.offset,
+        }
+    }
+}
+
 /// The file and the extent of a row.
 ///
 /// # Errors
 /// When it is damaged.
 pub fn parse(key: &[u8], value: &[u8]) -> Result<(Ino, Extent), Fault> {
     let (ino, end) = keys::parse_extent(key).ok_or_else(|| corrupt(Table::Extent, key, "not a key"))?;
-    let row = ExtentRow::from_value(key, value)?;
-    let extent = Extent {
-        range: ByteRange { start: row.start, end },
-        chunk: ChunkRef { id: row.id, len: row.len, slot: row.slot },
-        offset: row.offset,
-    };
+    let extent = ExtentRow::from_value(key, value)?.extent(end);
     if !extent.is_valid() {
         return Err(corrupt(Table::Extent, key, "the extent leaves its chunk"));
     }

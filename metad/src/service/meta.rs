@@ -1,6 +1,6 @@
 //! The service `Meta`: sessions, questions, and what people ask.
 
-use dfs_core::chunk::ChunkId;
+use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::id::{NodeId, SlotId, StoreId};
 use dfs_core::limits::LIST_CHUNKS;
 use dfs_core::query::Query;
@@ -11,13 +11,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::kv::Snapshot;
-use crate::machine::{Fault, read};
+use crate::machine::{Fault, check as machine_check, read};
 use crate::metrics;
 use crate::service::session::{self, ResponseStream};
 use crate::service::{Service, check, fault, now, people};
 
 /// Orphans counted for people; more are not told apart.
 const ORPHANS: usize = 10_000;
+/// Chunks that one question is about.
+const LOST_CHUNKS: usize = 1000;
 
 #[tonic::async_trait]
 impl Meta for Service {
@@ -111,10 +113,29 @@ impl Meta for Service {
         self.change(node, change).await.map(|()| Response::new(v1::ChangeNodeResponse {}))
     }
 
+    async fn who_uses(&self, request: Request<v1::WhoUsesRequest>) -> Result<Response<v1::WhoUsesResponse>, Status> {
+        let chunks = request.into_inner().chunks;
+        if chunks.len() > LOST_CHUNKS {
+            return Err(Status::invalid_argument(format!("at most {LOST_CHUNKS} chunks")));
+        }
+        let chunk = |c: v1::ChunkRef| ChunkRef::try_from(c).map(|c| (c.slot, c.id));
+        let chunks = chunks.into_iter().map(chunk).collect::<Result<_, _>>();
+        let chunks = chunks.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let snapshot = self.0.engine.snapshot();
+        let found = blocking(move || machine_check::uses(&*snapshot, &chunks)).await?.map_err(fault)?;
+        Ok(Response::new(v1::WhoUsesResponse { uses: found.into_iter().map(chunk_use).collect() }))
+    }
+
     async fn trust(&self, _: Request<v1::TrustRequest>) -> Result<Response<v1::TrustResponse>, Status> {
         let incarnation = self.trust_again().await?;
         Ok(Response::new(v1::TrustResponse { incarnation }))
     }
+}
+
+fn chunk_use(one: machine_check::Use) -> v1::ChunkUse {
+    let ((slot, id), range) = (one.chunk, one.range);
+    let range = Some(v1::Range { start: range.start, end: range.end });
+    v1::ChunkUse { slot: slot.0, id: id.0.to_vec(), ino: one.ino.0, path: one.path, range }
 }
 
 fn trouble((store, what): (StoreId, String)) -> v1::StoreTrouble {

@@ -353,10 +353,12 @@ impl Serving {
         let newer = map.epoch > self.epoch;
         self.epoch = map.epoch;
         let questions = self.shared.sessions.take_questions(self.session);
+        let cuts = self.shared.sessions.take_cuts(self.session);
         let message = Box::new(v1::SessionResponse {
             map: newer.then(|| (*map).clone().into()),
             loads: self.shared.loads().into_iter().map(Into::into).collect(),
             held: questions.into_iter().map(|i| i.0).collect(),
+            clean: cuts.into_iter().map(|(ino, cut)| v1::Cut { ino: ino.0, cut }).collect(),
             ..Default::default()
         });
         drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));

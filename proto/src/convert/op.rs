@@ -131,6 +131,7 @@ impl From<Op> for v1::Op {
             Op::Space(space) => Wire::Space(space.into()),
             Op::Lock(lock) => Wire::Lock(lock.into()),
             Op::SetAcl(set) => Wire::SetAcl(set.into()),
+            Op::Cleaned { ino, cut } => Wire::Cleaned(v1::Cut { ino: ino.0, cut }),
         };
         Self { op: Some(op) }
     }
@@ -172,6 +173,7 @@ impl TryFrom<v1::Op> for Op {
             Wire::Space(space) => Self::Space(space.try_into()?),
             Wire::Lock(lock) => Self::Lock(lock.try_into()?),
             Wire::SetAcl(set) => Self::SetAcl(set.try_into()?),
+            Wire::Cleaned(at) => Self::Cleaned { ino: ino(at.ino)?, cut: at.cut },
         })
     }
 }

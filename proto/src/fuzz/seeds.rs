@@ -72,6 +72,7 @@ fn ops() -> Vec<v1::Op> {
             atime: time(),
             ..Default::default()
         }),
+        op::Op::Cleaned(v1::Cut { ino: 5, cut: 2 }),
         op::Op::Atime(v1::SetAtime { ino: 5, atime: time() }),
         op::Op::SetXattr(v1::SetXattr { ino: 5, name: b"user.a".to_vec(), value: vec![0; 9], mode: 1 }),
         op::Op::RemoveXattr(v1::RemoveXattr { ino: 5, name: b"user.a".to_vec() }),
@@ -204,6 +205,7 @@ fn session() -> Vec<Vec<u8>> {
             map: Some(map()),
             loads: vec![load],
             held: vec![5],
+            clean: vec![v1::Cut { ino: 5, cut: 1 }],
         }),
     ]
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use dfs_proto::v1::{ChunkRef, ChunkUse};
 use serde::Serialize;
 
 use crate::show::{count, hex, short};
@@ -52,6 +53,8 @@ pub(crate) struct Report {
     degraded_total: u64,
     missing_copies: u64,
     unreachable: Unreachable,
+    /// Ranges of files that are in lost chunks.
+    pub(crate) uses: Vec<ChunkUse>,
 }
 
 /// What it comes to.
@@ -80,9 +83,27 @@ pub(crate) struct Output {
     findings: Vec<String>,
     lost_total: u64,
     lost: Vec<ChunkOutput>,
+    /// What of which files is lost.
+    lost_ranges: Vec<RangeOutput>,
     degraded_total: u64,
     degraded: Vec<ChunkOutput>,
     unreachable_stores: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RangeOutput {
+    /// From the root of the filesystem; empty: it has no name any more.
+    path: String,
+    ino: u64,
+    start: u64,
+    end: u64,
+    chunk: String,
+}
+
+fn range(u: &ChunkUse) -> RangeOutput {
+    let range = u.range.unwrap_or_default();
+    let path = String::from_utf8_lossy(&u.path).into_owned();
+    RangeOutput { path, ino: u.ino, start: range.start, end: range.end, chunk: hex(&u.id) }
 }
 
 #[derive(Debug, Serialize)]
@@ -113,7 +134,14 @@ impl Report {
             degraded_total: 0,
             missing_copies: 0,
             unreachable: Unreachable::default(),
+            uses: Vec::new(),
         }
+    }
+
+    /// The lost chunks that are listed, at most `limit`.
+    pub(crate) fn lost_chunks(&self, limit: usize) -> Vec<ChunkRef> {
+        let chunk = |m: &Missing| ChunkRef { id: m.id.clone(), len: m.len, slot: m.slot };
+        self.lost.iter().take(limit).map(chunk).collect()
     }
 
     pub(crate) fn unreachable(&mut self) -> &mut Unreachable {
@@ -179,6 +207,7 @@ impl Report {
             findings: self.findings.clone(),
             lost_total: self.lost_total,
             lost: chunks(&self.lost),
+            lost_ranges: self.uses.iter().map(range).collect(),
             degraded_total: self.degraded_total,
             degraded: chunks(&self.degraded),
             unreachable_stores: self.unreachable.0.clone(),
@@ -211,6 +240,10 @@ impl Report {
             let _ = writeln!(out, "  store {store} does not answer: {why}");
         }
         list(&mut out, "LOST", &self.lost, self.lost_total);
+        for RangeOutput { path, ino, start, end, .. } in self.uses.iter().map(range) {
+            let path = if path.is_empty() { format!("inode {ino}, which has no name,") } else { path };
+            let _ = writeln!(out, "  {path} has lost its bytes {start} to {}", end.saturating_sub(1));
+        }
         list(&mut out, "too few copies", &self.degraded, self.degraded_total);
         let _ = writeln!(
             out,

@@ -13,6 +13,7 @@ use crate::schema::session::SessionRow;
 
 mod acl;
 mod atime;
+mod cleaned;
 mod clone;
 pub(super) mod condemn;
 mod create;
@@ -56,6 +57,7 @@ pub(super) fn run(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Op) -> Res<OpRepl
         Op::Rename(rename) => rename::rename(txn, call, rename),
         Op::SetAttr { ino, set } => setattr::setattr(txn, call, *ino, set),
         Op::Atime { ino, atime } => atime::atime(txn, *ino, *atime),
+        Op::Cleaned { ino, cut } => cleaned::cleaned(txn, *ino, *cut),
         Op::SetXattr { ino, name, value, mode } => xattr::set(txn, call, *ino, name, value, *mode),
         Op::RemoveXattr { ino, name } => xattr::remove(txn, call, *ino, name),
         Op::Write(write) => write::write(txn, call, write),

@@ -10,6 +10,9 @@ use dfs_core::op::OpReply;
 use crate::machine::extents::overlapping;
 use crate::machine::ops::{Call, reply};
 use crate::machine::txn::{Res, Txn};
+use crate::schema::extent::ExtentRow;
+use crate::schema::inode::InodeRow;
+use crate::schema::keys;
 
 pub(super) fn moves(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, pieces: &[(Extent, Extent)]) -> Res<OpReply> {
     if !pieces.iter().all(|(old, new)| old.is_valid() && new.is_valid() && old.range == new.range) {
@@ -20,18 +23,40 @@ pub(super) fn moves(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, pieces: &[
         return Err(Refusal::Invalid.into());
     }
 
+    // What goes on where the last piece ended, in the file and in the chunk, becomes one extent with it.
+    let mut run: Option<Extent> = None;
     for (old, new) in pieces {
         let new = Extent { chunk: call.brought.resolve(txn, &new.chunk)?, ..*new };
         let hit = overlapping(txn.snap(), ino, inode.size, new.range, txn.budget() + 1)?;
         txn.spend(hit.len())?;
         for piece in hit.iter().filter_map(|e| e.slice(new.range)) {
-            if old.slice(piece.range) == Some(piece)
-                && let Some(moved) = new.slice(piece.range)
-            {
-                txn.overwrite(ino, &mut inode, &moved)?;
+            if old.slice(piece.range) != Some(piece) {
+                continue;
             }
+            let Some(moved) = new.slice(piece.range) else { continue };
+            run = match run.take() {
+                Some(before) => match before.joined(&moved) {
+                    Some(both) => Some(both),
+                    None => {
+                        put(txn, ino, &mut inode, before)?;
+                        Some(moved)
+                    }
+                },
+                None => Some(moved),
+            };
         }
+    }
+    if let Some(last) = run {
+        put(txn, ino, &mut inode, last)?;
     }
     txn.put_inode(ino, &inode);
     Ok(reply(inode.data, [inode.attr(ino)]))
+}
+
+/// Puts moved bytes in place, as one with those before them if these were moved to the same chunk earlier.
+fn put(txn: &mut Txn<'_, '_>, ino: Ino, inode: &mut InodeRow, moved: Extent) -> Res<()> {
+    let before = txn.get::<ExtentRow>(&keys::extent(ino, moved.range.start))?;
+    let before = before.map(|row| row.extent(moved.range.start));
+    let whole = before.and_then(|b| b.joined(&moved)).unwrap_or(moved);
+    txn.overwrite(ino, inode, &whole)
 }

@@ -219,6 +219,43 @@ fn a_store_that_went_back_in_time_is_full_nowhere() {
 }
 
 #[test]
+fn what_is_moved_to_one_chunk_becomes_one_extent() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let olds: Vec<ChunkRef> = (1..=6).map(|n| chunk(n, 10)).collect();
+    let writes = olds.iter().zip(0..).map(|(c, n)| write(a, vec![extent(n * 10, 10, *c, 0)])).collect();
+    rig.commit(s, olds.iter().map(|c| put(*c)).collect(), vec![group(1, writes)]);
+    let whole = chunk(9, 60);
+    let piece = |n: u64| (extent(n * 10, 10, olds[n as usize], 0), extent(n * 10, 10, whole, n as u32 * 10));
+    let moves = |of: std::ops::Range<u64>| Op::Move { ino: a, pieces: of.map(piece).collect() };
+    rig.commit(s, vec![put(whole)], vec![group(2, vec![moves(0..3)])]).groups[0].as_ref().unwrap();
+    assert_eq!(rig.extents(a)[0], extent(0, 30, whole, 0));
+    // Somebody writes into what is still to be moved: that stays, the rest joins what is there.
+    let new = chunk(8, 4);
+    rig.commit(s, vec![put(new)], vec![group(3, vec![write(a, vec![extent(43, 4, new, 0)])])]);
+    rig.op(s, moves(3..6)).unwrap();
+    let got = rig.extents(a);
+    assert_eq!(got, [extent(0, 43, whole, 0), extent(43, 4, new, 0), extent(47, 13, whole, 47)]);
+    assert!(olds.iter().all(|c| refs(&rig, *c) == Some((0, 0))), "nothing of the old chunks is used");
+}
+
+#[test]
+fn a_cut_that_was_cleaned_is_not_due_any_more() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let (c, d) = (chunk(1, 100), chunk(2, 60));
+    rig.commit(s, vec![put(c)], vec![group(1, vec![write(a, vec![extent(0, 100, c, 0)])])]);
+    rig.commit(s, vec![put(d)], vec![group(2, vec![write(a, vec![extent(0, 60, d, 0)])])]);
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
+    rig.op(s, Op::Cleaned { ino: a, cut: 7 }).unwrap();
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
+    rig.op(s, Op::Cleaned { ino: a, cut: 0 }).unwrap();
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), []);
+    rig.op(s, Op::Cleaned { ino: a, cut: 0 }).unwrap();
+    assert_eq!(rig.op(s, Op::Cleaned { ino: Ino(1 << 40), cut: 0 }), Err(Refusal::NotFound));
+}
+
+#[test]
 fn a_cut_completed_in_pieces_wants_merging() {
     let mut rig = Rig::new();
     let (s, a) = file(&mut rig);

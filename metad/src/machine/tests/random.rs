@@ -84,6 +84,7 @@ fn op() -> impl Strategy<Value = Op> {
                 Op::Space(Space { ino, hole, at_least, mtime: at(35), kill_priv })
             }
         ),
+        1 => ino().prop_map(|ino| Op::Cleaned { ino, cut: 0 }),
         2 => (ino(), piece(), 1..6_u8, 0..24_u32).prop_map(|(ino, old, c, offset)| {
             Op::Move { ino, pieces: vec![(old, Extent { chunk: chunk(c, LEN), offset, ..old })] }
         }),
@@ -142,6 +143,7 @@ impl Pair {
             Op::SetAcl(s) => s.ino = self.ino(s.ino),
             Op::SetAttr { ino, .. }
             | Op::Atime { ino, .. }
+            | Op::Cleaned { ino, .. }
             | Op::SetXattr { ino, .. }
             | Op::RemoveXattr { ino, .. }
             | Op::Move { ino, .. } => *ino = self.ino(*ino),

@@ -1,0 +1,207 @@
+//! Cleaning: a cut of a file that has become many pieces, or whose chunks are mostly dead, is written anew.
+//!
+//! metad says which cuts want it. The live bytes are read, become one chunk, and are committed as moves: a move takes
+//! effect only where the file is still as it was read, so whoever writes meanwhile is not in the way, and nobody sees
+//! anything of it. What a move did not take over stays where it is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dfs_core::error::Refusal;
+use dfs_core::extent::{Extent, worth_cleaning};
+use dfs_core::id::Ino;
+use dfs_core::limits::{CHUNK_BYTES, EXTENTS, PART_BYTES, READ_BYTES};
+use dfs_core::op::{Group, Op, Put, PutVerdict};
+use dfs_core::query::{Answer, Query};
+use dfs_core::range::ByteRange;
+use futures::stream::{self, StreamExt};
+
+use super::{Vfs, now};
+use crate::error::{FsError, FsResult};
+use crate::lock::lock;
+
+/// Cuts that wait at most; metad hands the others out again.
+const WAITING: usize = 64;
+/// Pieces moved by one group: with what they replace they are within what a group may touch, and short work for metad.
+const PIECES: usize = 1000;
+/// Reads under way at once for one cut.
+const READS: usize = 8;
+/// Reads that follow each other in one chunk are one as long as no more than this lies between them.
+const GAP: u32 = 64 << 10;
+/// After each cut others get the disks and the network for as long as it took, and at least so long.
+const REST: Duration = Duration::from_millis(20);
+
+/// Cuts that wait.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    waiting: VecDeque<(Ino, u64)>,
+    running: bool,
+}
+
+impl Vfs {
+    /// Cuts that metad wants cleaned.
+    pub(super) fn have_cleaned(&self, cuts: Vec<(Ino, u64)>) {
+        let mut state = lock(&self.cuts);
+        for cut in cuts {
+            if state.waiting.len() < WAITING && !state.waiting.contains(&cut) {
+                state.waiting.push_back(cut);
+            }
+        }
+        if !state.running
+            && !state.waiting.is_empty()
+            && let Some(vfs) = self.shared()
+        {
+            state.running = true;
+            self.runtime.spawn(async move { vfs.clean_waiting().await });
+        }
+    }
+
+    /// One after the other, until none waits.
+    async fn clean_waiting(self: Arc<Self>) {
+        loop {
+            let (ino, cut) = {
+                let mut state = lock(&self.cuts);
+                let Some(next) = state.waiting.pop_front() else {
+                    state.running = false;
+                    return;
+                };
+                next
+            };
+            let began = std::time::Instant::now();
+            match self.clean(ino, cut).await {
+                Ok(moved) => {
+                    metrics::counter!("dfs_client_cleaned_bytes_total").increment(moved);
+                    tracing::debug!(%ino, cut, moved, "cleaned");
+                }
+                // The file is gone.
+                Err(FsError::Refused(Refusal::NotFound)) => {}
+                // metad hands it out again.
+                Err(e) => tracing::debug!(%ino, cut, %e, "not cleaned this time"),
+            }
+            tokio::time::sleep(began.elapsed().max(REST)).await;
+        }
+    }
+
+    /// Cleans a cut, if that is worth it; the bytes moved.
+    async fn clean(&self, ino: Ino, cut: u64) -> FsResult<u64> {
+        let start = cut.saturating_mul(CHUNK_BYTES);
+        let range = ByteRange { start, end: start.saturating_add(CHUNK_BYTES) };
+        let extents = self.extents_in(ino, range).await?;
+        let mut moved = 0;
+        if worth_cleaning(&extents) {
+            let put = self.rewrite(&extents).await?;
+            self.move_to(ino, &extents, put).await?;
+            moved = extents.iter().map(|e| e.range.len()).sum();
+        }
+        self.change_one(Op::Cleaned { ino, cut }).await?;
+        Ok(moved)
+    }
+
+    /// What the metadata says of a range, asked now: unsaved bytes are no business of this.
+    async fn extents_in(&self, ino: Ino, range: ByteRange) -> FsResult<Vec<Extent>> {
+        let mut found = Vec::new();
+        let mut from = range.start;
+        loop {
+            let Answer::Extents { extents, end, .. } =
+                self.meta.query(Query::Extents { ino, from, limit: EXTENTS }).await?
+            else {
+                return Err(FsError::io("metad answered another question than was asked"));
+            };
+            let next = extents.last().map_or(range.end, |e| e.range.end);
+            found.extend(extents.iter().filter_map(|e| e.slice(range)));
+            // A list that does not go on would go on for ever.
+            if end || next >= range.end || next <= from {
+                return Ok(found);
+            }
+            from = next;
+        }
+    }
+
+    /// One chunk of all these bytes, in their order.
+    async fn rewrite(&self, extents: &[Extent]) -> FsResult<Put> {
+        let mut upload = self.chunks.upload();
+        let mut part = BytesMut::with_capacity(PART_BYTES);
+        let mut pieces =
+            stream::iter(extents.chunks(64).map(<[Extent]>::to_vec)).map(|some| self.read_pieces(some)).buffered(READS);
+        while let Some(some) = pieces.next().await {
+            for bytes in some? {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let fits = (PART_BYTES - part.len()).min(rest.len());
+                    part.extend_from_slice(&rest[..fits]);
+                    rest = &rest[fits..];
+                    if part.len() == PART_BYTES {
+                        upload.part(part.split().freeze()).await?;
+                        part.reserve(PART_BYTES);
+                    }
+                }
+            }
+        }
+        if !part.is_empty() {
+            upload.part(part.freeze()).await?;
+        }
+        upload.finish().await
+    }
+
+    /// The bytes of these pieces, in order. What lies near each other in one chunk is read together.
+    async fn read_pieces(&self, pieces: Vec<Extent>) -> FsResult<Vec<Bytes>> {
+        let mut order: Vec<usize> = (0..pieces.len()).collect();
+        order.sort_unstable_by_key(|i| (pieces[*i].chunk, pieces[*i].offset));
+        let mut bytes = vec![Bytes::new(); pieces.len()];
+        let end_of = |e: &Extent| u64::from(e.offset) + e.range.len();
+        let near = |a: &usize, b: &usize| {
+            let (a, b) = (&pieces[*a], &pieces[*b]);
+            a.chunk == b.chunk && u64::from(b.offset) <= end_of(a) + u64::from(GAP)
+        };
+        for run in order.chunk_by(near) {
+            let mut at = 0;
+            while at < run.len() {
+                let first = &pieces[run[at]];
+                let from = u64::from(first.offset);
+                let together =
+                    run[at..].iter().take_while(|i| end_of(&pieces[**i]) - from <= READ_BYTES).count().max(1);
+                let end = run[at..at + together].iter().map(|i| end_of(&pieces[*i])).max().unwrap_or(from);
+                let len = u32::try_from(end - from).map_err(|e| FsError::Io(e.to_string()))?;
+                let read = self.chunks.read(first.chunk, first.offset, len).await?;
+                for i in &run[at..at + together] {
+                    let start = (u64::from(pieces[*i].offset) - from) as usize;
+                    bytes[*i] = read.slice(start..start + pieces[*i].range.len() as usize);
+                }
+                at += together;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Moves what is still as it was read.
+    async fn move_to(&self, ino: Ino, extents: &[Extent], put: Put) -> FsResult<()> {
+        let mut chunk = put.chunk;
+        let mut offset = 0;
+        let mut pieces = Vec::with_capacity(extents.len());
+        for old in extents {
+            pieces.push((*old, offset));
+            offset += u32::try_from(old.range.len()).map_err(|e| FsError::Io(e.to_string()))?;
+        }
+        let mut puts = vec![put];
+        for some in pieces.chunks(PIECES) {
+            let to = |(old, offset): &(Extent, u32)| (*old, Extent { range: old.range, chunk, offset: *offset });
+            let ops = vec![Op::Move { ino, pieces: some.iter().map(to).collect() }];
+            let group = Group { time: now(), needs: Vec::new(), ops };
+            let brought = std::mem::take(&mut puts);
+            let mut reply = self.meta.commit(brought, vec![group]).await?;
+            match reply.puts.first() {
+                // Equal bytes may be elsewhere already.
+                Some(PutVerdict::Accepted(stands)) => chunk = *stands,
+                Some(_) => return Err(FsError::io("the new chunk was not accepted")),
+                None => {}
+            }
+            match reply.groups.pop() {
+                Some(done) => drop(done?),
+                None => return Err(FsError::io("metad answered a commit without saying what became of its group")),
+            }
+        }
+        Ok(())
+    }
+}

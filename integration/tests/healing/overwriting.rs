@@ -1,0 +1,75 @@
+//! A file that is overwritten here and there for ever: neither its metadata nor its space grows without bound.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use dfs_integration::cluster::Cluster;
+use dfs_integration::tool::{bytes, seed};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::load::drop_pages;
+use crate::watch::{big_bytes, quick};
+
+const BLOCK: usize = 4096;
+
+/// Extents and chunks of a file, as `dfs stat` tells.
+fn extents(cluster: &Cluster, path: &std::path::Path) -> Result<usize> {
+    let out = cluster.dfs(&["stat", "--json", path.to_str().context("a path")?])?;
+    let stat: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+    stat["extents"].as_array().map(Vec::len).context("no extents")
+}
+
+#[test]
+fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
+    // Longer with DFS_LONG: an hour over 1 GiB.
+    let long = std::env::var_os("DFS_LONG").is_some();
+    let (size, time) = if long { (1 << 30, 3600) } else { (64 << 20, 50) };
+    let mut rng = StdRng::seed_from_u64(seed());
+    let cluster = Cluster::start_with(quick(3))?;
+    let mount = cluster.mount("mnt")?;
+    let path = mount.path.join("file");
+    let mut content = bytes(1, size);
+    fs::write(&path, &content)?;
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+    file.sync_all()?;
+    let began = Instant::now();
+    let (mut most, mut written) = (0, 0_u64);
+    let mut looked = Instant::now();
+    while began.elapsed() < Duration::from_secs(time) {
+        for _ in 0..64 {
+            let at = rng.random_range(0..size / BLOCK) * BLOCK;
+            let block = bytes(rng.random(), BLOCK);
+            file.write_all_at(&block, at as u64)?;
+            content[at..at + BLOCK].copy_from_slice(&block);
+            written += BLOCK as u64;
+        }
+        // Some 2,500 writes a second: as many as a busy database does.
+        std::thread::sleep(Duration::from_millis(25));
+        if looked.elapsed() >= Duration::from_secs(2) {
+            looked = Instant::now();
+            most = most.max(big_bytes(&cluster.chunkd_dir(0))?);
+        }
+    }
+    file.sync_all()?;
+    let worst = extents(&cluster, &path)?;
+    eprintln!("{written} bytes written; at most {most} bytes in one store; {worst} extents at the end");
+    // It is left alone, and settles: each cut is one piece, and nothing dead is kept.
+    let until = Instant::now() + Duration::from_secs(150);
+    loop {
+        let (extents, has) = (extents(&cluster, &path)?, big_bytes(&cluster.chunkd_dir(0))?);
+        if extents <= 16 * size.div_ceil(64 << 20) && has * 10 <= size as u64 * 11 {
+            break;
+        }
+        ensure!(Instant::now() < until, "{extents} extents, {has} bytes for a file of {size}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    drop_pages(&path)?;
+    ensure!(fs::read(&path)? == content, "wrong bytes");
+    drop(mount);
+    let mount = cluster.mount("again")?;
+    ensure!(fs::read(mount.path.join("file"))? == content, "wrong bytes in another mount");
+    cluster.wait_fsck(0, Duration::from_secs(30))
+}

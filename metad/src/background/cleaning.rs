@@ -1,0 +1,57 @@
+//! Cuts of files that want cleaning are handed to clients: they have the means to read and write chunks.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use dfs_core::id::{Ino, SessionId};
+
+use super::StepError;
+use crate::machine::read;
+use crate::service::Shared;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Due cuts looked at: what is not handed out is in the way of later ones only for a moment.
+const DUE: usize = 1024;
+/// Cuts that one client has at a time.
+const EACH: usize = 4;
+/// A cut that is still due so long after it was handed out is handed out again.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// A client that was not heard for so long gets none.
+const HEARD: Duration = Duration::from_secs(3);
+
+/// Who has what.
+#[derive(Debug, Default)]
+pub(super) struct Cleaning {
+    looked: Option<Instant>,
+    given: HashMap<(Ino, u64), (SessionId, Instant)>,
+}
+
+impl Cleaning {
+    pub(super) async fn look(&mut self, shared: &Shared) -> Result<(), StepError> {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let (snapshot, now) = (shared.engine.snapshot(), shared.engine.now().as_millis());
+        let due = tokio::task::spawn_blocking(move || read::clean_due(&*snapshot, now, DUE)).await??;
+        let due: Vec<(Ino, u64)> = due.into_iter().map(|(_, ino, cut)| (ino, cut)).collect();
+        self.given.retain(|cut, (_, at)| at.elapsed() < PATIENCE && due.contains(cut));
+        let heard = shared.sessions.view(Instant::now()).into_iter().filter(|s| s.silence < HEARD);
+        let mut free: Vec<(usize, SessionId)> = heard.map(|s| (self.given_to(s.id), s.id)).collect();
+        for cut in due {
+            if self.given.contains_key(&cut) {
+                continue;
+            }
+            let Some(least) = free.iter_mut().min().filter(|(has, _)| *has < EACH) else { break };
+            least.0 += 1;
+            shared.sessions.have_cleaned(least.1, cut);
+            self.given.insert(cut, (least.1, Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn given_to(&self, session: SessionId) -> usize {
+        self.given.values().filter(|(to, _)| *to == session).count()
+    }
+}
