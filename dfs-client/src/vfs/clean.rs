@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dfs_core::error::Refusal;
-use dfs_core::extent::{Extent, worth_cleaning};
+use dfs_core::extent::{Cleaning, Extent, cleaning};
 use dfs_core::id::Ino;
 use dfs_core::limits::{CHUNK_BYTES, EXTENTS, PART_BYTES, READ_BYTES};
 use dfs_core::op::{Group, Op, Put, PutVerdict};
@@ -22,6 +22,8 @@ use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 
+/// A file that was not written to for so long is left alone.
+const QUIET: Duration = Duration::from_secs(30);
 /// Cuts that wait at most; metad hands the others out again.
 const WAITING: usize = 64;
 /// Pieces moved by one group: with what they replace they are within what a group may touch, and short work for metad.
@@ -90,13 +92,29 @@ impl Vfs {
         let range = ByteRange { start, end: start.saturating_add(CHUNK_BYTES) };
         let extents = self.extents_in(ino, range).await?;
         let mut moved = 0;
-        if worth_cleaning(&extents) {
-            let put = self.rewrite(&extents).await?;
-            self.move_to(ino, &extents, put).await?;
-            moved = extents.iter().map(|e| e.range.len()).sum();
+        match cleaning(&extents) {
+            Cleaning::Good => {}
+            // metad asks again.
+            Cleaning::WhenQuiet if !self.is_quiet(ino).await? => return Ok(0),
+            Cleaning::Now | Cleaning::WhenQuiet => {
+                let put = self.rewrite(&extents).await?;
+                self.move_to(ino, &extents, put).await?;
+                moved = extents.iter().map(|e| e.range.len()).sum();
+            }
         }
         self.change_one(Op::Cleaned { ino, cut }).await?;
         Ok(moved)
+    }
+
+    /// Whether nobody has written to a file for a while, by its time and this machine's clock: only a hint is needed.
+    async fn is_quiet(&self, ino: Ino) -> FsResult<bool> {
+        match self.meta.query(Query::GetAttr { ino }).await? {
+            Answer::Node(node) => {
+                let written = Duration::from_millis(node.attr.mtime.as_millis());
+                Ok(Duration::from_millis(now().as_millis()).abs_diff(written) >= QUIET)
+            }
+            _ => Err(FsError::io("metad answered another question than was asked")),
+        }
     }
 
     /// What the metadata says of a range, asked now: unsaved bytes are no business of this.

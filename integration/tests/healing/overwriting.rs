@@ -26,7 +26,7 @@ fn extents(cluster: &Cluster, path: &std::path::Path) -> Result<usize> {
 fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     // Longer with DFS_LONG: an hour over 1 GiB.
     let long = std::env::var_os("DFS_LONG").is_some();
-    let (size, time) = if long { (1 << 30, 3600) } else { (64 << 20, 50) };
+    let (size, time) = if long { (1 << 30, 3600) } else { (64 << 20, 60) };
     let mut rng = StdRng::seed_from_u64(seed());
     let cluster = Cluster::start_with(quick(3))?;
     let mount = cluster.mount("mnt")?;
@@ -55,9 +55,11 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     }
     file.sync_all()?;
     let worst = extents(&cluster, &path)?;
+    let lately = written / time * 30;
+    ensure!(most <= 2 * size as u64 + lately, "{most} bytes in a store, of a file of {size}, {lately} of them new");
     eprintln!("{written} bytes written; at most {most} bytes in one store; {worst} extents at the end");
     // It is left alone, and settles: each cut is one piece, and nothing dead is kept.
-    let until = Instant::now() + Duration::from_secs(150);
+    let until = Instant::now() + Duration::from_secs(240);
     loop {
         let (extents, has) = (extents(&cluster, &path)?, big_bytes(&cluster.chunkd_dir(0))?);
         if extents <= 16 * size.div_ceil(64 << 20) && has * 10 <= size as u64 * 11 {

@@ -16,7 +16,7 @@ const DUE: usize = 1024;
 /// Cuts that one client has at a time.
 const EACH: usize = 4;
 /// A cut that is still due so long after it was handed out is handed out again.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A client that was not heard for so long gets none.
 const HEARD: Duration = Duration::from_secs(3);
 

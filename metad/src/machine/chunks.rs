@@ -18,8 +18,9 @@ use crate::schema::extent::CleanRow;
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::{Fault, corrupt};
 
-/// A cut is left alone for this long before it is cleaned.
-const CLEAN_AFTER_MILLIS: u64 = 30_000;
+/// A cut is left alone for this long before somebody looks whether it is worth cleaning: what is dead meanwhile takes
+/// room.
+const CLEAN_AFTER_MILLIS: u64 = 10_000;
 
 pub(super) type ChunkKey = (SlotId, ChunkId);
 

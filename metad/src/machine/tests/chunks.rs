@@ -265,7 +265,7 @@ fn a_cut_completed_in_pieces_wants_merging() {
     rig.commit(s, vec![put(c)], vec![group(1, vec![go(0, piece), go(last - 50, 50)])]).groups[0].as_ref().unwrap();
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), []);
     rig.op(s, go(last, 100)).unwrap();
-    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), [(1_030_000, a, 0)]);
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), [(1_010_000, a, 0)]);
 }
 
 #[test]
