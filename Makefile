@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # A clang++ that compiles RocksDB in half the time; what cargo does without it is the same but slower.
 export PATH := $(CURDIR)/scripts/compilers:$(PATH)
 
-.PHONY: help deps tools build programs-and-tests up down test scale conformance apps fuzz fuzz-parsers verify fix clean bench
+.PHONY: help healing deps tools build programs-and-tests up down test scale faults conformance apps fuzz fuzz-parsers verify fix clean bench
 .DEFAULT_GOAL := help
 
 help: ## Lists the targets
@@ -36,6 +36,12 @@ test: programs-and-tests tools ## Runs all tests, real daemons and real mounts i
 
 scale: build ## Measures metad with a million files: memory, restart, check (some minutes)
 	DFS_SCALE=1 cargo test --release -p dfs-integration --test scale -- --nocapture
+
+faults: build ## Breaks two things at a time at random under load, 100 rounds (DFS_FAULT_ROUNDS, DFS_SEED; a quarter of an hour)
+	DFS_FAULT_ROUNDS=$${DFS_FAULT_ROUNDS:-100} cargo test --release --workspace --test healing -- --nocapture two_faults
+
+healing: build ## Runs the tests of healing for long: an hour of overwriting, a gigabyte missed (two hours)
+	DFS_LONG=1 cargo test --release --workspace --test healing -- --nocapture --test-threads=1
 
 conformance: build tools ## Runs pjdfstest, fsx, stress-ng and fio for long (about half an hour)
 	DFS_LONG=1 cargo test --release --workspace --test conformance -- --nocapture --test-threads=1

@@ -2,15 +2,16 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::daemon::{Daemon, binary};
+use crate::daemon::{Daemon, binary, command_in};
 use crate::mount::Mount;
+use crate::net::Net;
 
 /// How to start one.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct Cluster {
     pub chunkds: Vec<Option<Daemon>>,
     options: Options,
     metrics: Vec<u16>,
+    /// Hosts of their own: metad is host 0, clients host 1, chunkd `n` host `n + 2`. None: all on loopback.
+    net: Option<Net>,
     dir: TempDir,
 }
 
@@ -78,17 +81,33 @@ impl Cluster {
     /// # Errors
     /// Something does not start.
     pub fn start_with(options: Options) -> Result<Self> {
+        Self::start_at(options, None)
+    }
+
+    /// As asked, on a network: metad on host 0, clients on host 1, chunkd `n` on host `n + 2`. Metrics are not to be had.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn start_on(options: Options, net: Net) -> Result<Self> {
+        Self::start_at(Options { metrics: false, ..options }, Some(net))
+    }
+
+    fn start_at(options: Options, net: Option<Net>) -> Result<Self> {
         let base = std::env::var_os("DFS_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         std::fs::create_dir_all(&base)?;
         let dir = tempfile::Builder::new().prefix("dfs-test-").tempdir_in(base)?;
         std::fs::create_dir(dir.path().join("log"))?;
         let metrics = (0..=options.nodes).map(|_| free_port()).collect();
         let mut cluster = Self {
-            meta: format!("127.0.0.1:{}", free_port()),
+            meta: match &net {
+                Some(net) => format!("{}:7400", net.addr(0)),
+                None => format!("127.0.0.1:{}", free_port()),
+            },
             metad: None,
             chunkds: (0..options.nodes).map(|_| None).collect(),
             options,
             metrics,
+            net,
             dir,
         };
         cluster.start_metad()?;
@@ -105,6 +124,16 @@ impl Cluster {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Its network, if it has one.
+    #[must_use]
+    pub fn net(&self) -> Option<&Net> {
+        self.net.as_ref()
+    }
+
+    fn host(&self, host: usize) -> Option<String> {
+        self.net.as_ref().map(|net| net.name(host))
     }
 
     /// Where the log of a daemon is.
@@ -139,7 +168,8 @@ impl Cluster {
             args.extend(["--metrics".into(), format!("127.0.0.1:{}", self.metrics[0])]);
         }
         args.extend(self.options.metad.iter().cloned());
-        let mut daemon = Daemon::start("metad", "metad", &args, &self.log("metad"))?;
+        let host = self.host(0);
+        let mut daemon = Daemon::start_in(host.as_deref(), "metad", "metad", &args, &self.log("metad"))?;
         let until = Instant::now() + Duration::from_secs(30);
         while !self.dfs(&["status"])?.status.success() {
             if let Some(status) = daemon.ended()? {
@@ -166,13 +196,15 @@ impl Cluster {
             "--meta".into(),
             self.meta.clone(),
             "--listen".into(),
-            "127.0.0.1:0".into(),
+            self.net.as_ref().map_or("127.0.0.1:0".into(), |net| format!("{}:7410", net.addr(n + 2))),
         ];
         if self.options.metrics {
             args.extend(["--metrics".into(), format!("127.0.0.1:{}", self.metrics[n + 1])]);
         }
         args.extend(self.options.chunkd.iter().cloned());
-        self.chunkds[n] = Some(Daemon::start(&name, "chunkd", &args, &self.log(&name))?);
+        let host = self.host(n + 2);
+        let daemon = Daemon::start_in(host.as_deref(), &name, "chunkd", &args, &self.log(&name))?;
+        self.chunkds[n] = Some(daemon);
         Ok(())
     }
 
@@ -201,7 +233,7 @@ impl Cluster {
     /// # Errors
     /// It cannot be mounted.
     pub fn mount_with(&self, name: &str, extra: &[&str]) -> Result<Mount> {
-        Mount::start(&self.meta, &self.dir().join(name), &self.log(name), extra)
+        Mount::start_in(self.host(1).as_deref(), &self.meta, &self.dir().join(name), &self.log(name), extra)
     }
 
     /// Runs `dfs --meta ... ARGS`.
@@ -210,7 +242,7 @@ impl Cluster {
     /// It cannot be run.
     pub fn dfs(&self, args: &[&str]) -> Result<Output> {
         let program = binary("dfs");
-        Command::new(&program)
+        command_in(self.host(1).as_deref(), &program)
             .args(["--meta", &self.meta])
             .args(args)
             .output()

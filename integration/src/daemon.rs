@@ -30,14 +30,35 @@ pub fn binary(name: &str) -> PathBuf {
     dir.join(name)
 }
 
+/// A command in a network namespace, and in all else where this process is: what it mounts is seen here.
+#[must_use]
+pub fn command_in(netns: Option<&str>, program: &Path) -> Command {
+    match netns {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg(program);
+            command
+        }
+    }
+}
+
 impl Daemon {
     /// Starts `binary` with `args`, its output appended to `log`.
     ///
     /// # Errors
     /// It cannot be started at all.
     pub fn start(name: &str, program: &str, args: &[String], log: &Path) -> Result<Self> {
+        Self::start_in(None, name, program, args, log)
+    }
+
+    /// [`Daemon::start`] in a network namespace.
+    ///
+    /// # Errors
+    /// It cannot be started at all.
+    pub fn start_in(netns: Option<&str>, name: &str, program: &str, args: &[String], log: &Path) -> Result<Self> {
         let out = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(binary(program));
+        let mut command = command_in(netns, &binary(program));
         command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         die_with_parent(&mut command);
         let child = command

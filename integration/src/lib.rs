@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod fuzz;
 pub mod job;
 pub mod mount;
+pub mod net;
 pub mod oracle;
 pub mod powercut;
 pub mod suite;

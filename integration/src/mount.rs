@@ -32,10 +32,18 @@ impl Mount {
     /// # Errors
     /// It ends, or is not usable in time.
     pub fn start(meta: &str, path: &Path, log: &Path, extra: &[&str]) -> Result<Self> {
+        Self::start_in(None, meta, path, log, extra)
+    }
+
+    /// [`Mount::start`] of a client in a network namespace.
+    ///
+    /// # Errors
+    /// It ends, or is not usable in time.
+    pub fn start_in(netns: Option<&str>, meta: &str, path: &Path, log: &Path, extra: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(path)?;
         let mut args = vec![meta.to_owned(), path.display().to_string(), "--foreground".into()];
         args.extend(extra.iter().map(ToString::to_string));
-        let mut daemon = Daemon::start("dfs-fuse", "dfs-fuse", &args, log)?;
+        let mut daemon = Daemon::start_in(netns, "dfs-fuse", "dfs-fuse", &args, log)?;
         let until = Instant::now() + Duration::from_secs(30);
         while !is_mounted(path) {
             if let Some(status) = daemon.ended()? {

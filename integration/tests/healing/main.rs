@@ -1,6 +1,7 @@
 //! Failures that nobody should notice: lost nodes, emptied nodes, rotten bytes, nodes that come back.
 
 mod drain;
+mod faults;
 mod history;
 mod load;
 mod loss;
