@@ -4,6 +4,7 @@
 //! runs; the stores are those given at the start.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) const READ_KIB: usize = 32 << 10;
 pub(crate) const BATCH_KIB: usize = 16 << 10;
 /// Chunks waiting to be reported as lost.
 const LOST_QUEUE: usize = 4096;
+/// How long what is found damaged waits for its place in that queue.
+const REPORT: Duration = Duration::from_secs(5);
 /// Lists of orders waiting for one store.
 const ORDER_QUEUE: usize = 8;
 
@@ -113,6 +116,7 @@ pub struct Node {
     pub(crate) read_kib: Arc<Semaphore>,
     pub(crate) batch_kib: Arc<Semaphore>,
     lost: mpsc::Sender<Lost>,
+    registrations: AtomicU64,
     cut_off: watch::Sender<bool>,
 }
 
@@ -167,6 +171,7 @@ impl Node {
             read_kib: Arc::new(Semaphore::new(READ_KIB)),
             batch_kib: Arc::new(Semaphore::new(BATCH_KIB)),
             lost,
+            registrations: AtomicU64::new(0),
             cut_off: watch::Sender::new(false),
         };
         (Arc::new(node), Queues { lost: lost_rx, orders: orders_rx })
@@ -206,8 +211,16 @@ impl Node {
         self.map.subscribe()
     }
 
+    /// How often it has registered since its start.
+    pub(crate) fn registrations(&self) -> u64 {
+        self.registrations.load(Ordering::Relaxed)
+    }
+
     /// Takes over a map, as [`MapSource`] says.
     pub(crate) fn update_map(&self, map: ClusterMap, from: MapSource) {
+        if from == MapSource::Registration {
+            self.registrations.fetch_add(1, Ordering::Relaxed);
+        }
         self.map.send_if_modified(|current| {
             let take = match from {
                 MapSource::Registration => map != **current,
@@ -257,7 +270,11 @@ impl Node {
             Ok(Some(set)) => {
                 crate::metrics::corrupt();
                 tracing::error!(store = %served.id, %slot, chunk = %id, "a damaged chunk was set aside");
-                self.report_lost(Lost { store: served.id, chunk, loss: Some(set.loss) });
+                let lost = Lost { store: served.id, chunk, loss: Some(set.loss) };
+                // The queue may be full for a moment; a reader does not wait for ever for what is not its business.
+                if tokio::time::timeout(REPORT, self.report_lost_waiting(lost)).await.is_err() {
+                    tracing::error!(chunk = %id, "cannot have it reported that a chunk is lost; comparing will find it");
+                }
                 if let Some(e) = set.error {
                     tracing::error!(store = %served.id, %slot, chunk = %id, error = %e, "a damaged chunk may come back");
                     self.report_lost(Lost { store: served.id, chunk, loss: None });

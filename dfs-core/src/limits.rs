@@ -97,6 +97,9 @@ pub const STALL: Duration = Duration::from_millis(500);
 pub const SLOT_REST: Duration = Duration::from_secs(10);
 /// A chunk without references is condemned after this.
 pub const CONDEMN_AFTER: Duration = Duration::from_secs(10);
+/// After one member may have removed chunks that nobody knows, no other may for so long. It is longer than what a
+/// commit may take, and than a store may take to tell of it: what one removes while somebody is about to name it, the others still have.
+pub const REMOVE_TURN: Duration = Duration::from_secs(90);
 /// Tombstones stay at least this long after all members passed them.
 pub const TOMBSTONE_STAY: Duration = Duration::from_secs(60);
 /// Dirty bytes older than this are sealed.

@@ -197,9 +197,15 @@ impl<'a> Plan<'a> {
                 continue;
             }
             self.settled.insert(*id);
+            // One that waits for a lost member is not moving: it would be in the way of others for as long as that takes.
+            if self.kept(slot).len() < slot.members.len() {
+                continue;
+            }
             self.moving += 1;
             let good = |s: StoreId| view.is_in_sync(*id, slot, s);
-            let Some(leaver) = self.leaver(*id, slot) else { continue };
+            // Who cannot take what it came for goes again.
+            let stuck = slot.members.iter().map(|m| m.store).find(|s| view.closed.contains(s) && !good(*s));
+            let Some(leaver) = stuck.or_else(|| self.leaver(*id, slot)) else { continue };
             if slot.members.iter().all(|m| m.store == leaver || good(m.store)) {
                 self.leave(*id, leaver, false);
                 self.moving -= 1;
@@ -240,7 +246,7 @@ impl<'a> Plan<'a> {
 
     /// Brings somebody in addition who is to take over from a member, if all are in sync and one is found.
     fn substitute(&mut self, id: SlotId, slot: &Slot, leaving: StoreId, good: impl Fn(&Self, StoreId) -> bool) -> bool {
-        if !slot.members.iter().all(|m| self.view.is_in_sync(id, slot, m.store)) {
+        if !slot.members.iter().all(|m| m.store == leaving || self.view.is_in_sync(id, slot, m.store)) {
             return false;
         }
         let staying: Vec<StoreId> = slot.members.iter().map(|m| m.store).filter(|s| *s != leaving).collect();
@@ -259,7 +265,8 @@ impl<'a> Plan<'a> {
         let view = self.view;
         let map = view.map;
         // Who is away for a moment is no reason to move anything.
-        if map.nodes.values().any(|n| !matches!(n.state, NodeState::Up | NodeState::Retired)) {
+        let away = |s: &StoreId| map.node_of(*s).is_none_or(|n| n.state != NodeState::Up);
+        if map.slots.values().flat_map(|s| &s.members).any(|m| away(&m.store)) {
             return;
         }
         let mut slots: Vec<SlotId> = map.slots.keys().copied().collect();

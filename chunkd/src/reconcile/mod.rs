@@ -23,6 +23,8 @@ use crate::register::Meta;
 const EVERY: Duration = Duration::from_secs(600);
 /// Between looks at slots that the store has left.
 const LOOK: Duration = Duration::from_secs(2);
+/// A slot that the store has become a full member of is compared at each look for so long.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Chunks that nobody knows, remembered at once; the others are found later.
 const UNKNOWN: usize = 1 << 20;
 /// A pass that nobody waits for rests this many times as long as it works, and between two slots at least [`REST`].
@@ -50,9 +52,15 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
         return;
     }
     let mut due = Instant::now();
+    let mut registered = node.registrations();
+    let mut joined: HashMap<SlotId, Instant> = HashMap::new();
     loop {
+        // Another metad, or one that was started anew, believes nothing of before.
+        if std::mem::replace(&mut registered, node.registrations()) != registered {
+            due = Instant::now();
+        }
         let all = Instant::now() >= due;
-        let slots = if all { slots_of(&node.map(), &served) } else { left_slots(&node.map(), &served) };
+        let slots = if all { slots_of(&node.map(), &served) } else { changed_slots(&node.map(), &served, &mut joined) };
         match pass(&node, &served, &meta, slots, Pace::Gentle, |_| true).await {
             Ok(done) => {
                 if done.lacking + done.removed > 0 {
@@ -96,11 +104,15 @@ pub(crate) async fn pass(
     let mut result = Ok(());
     for slot in slots {
         let began = Instant::now();
-        result = slot::reconcile(node, served, meta, slot, &mut unknown, &mut done).await;
-        if result.is_err() {
-            break;
+        // One that cannot be compared now must not be in the way of the others.
+        match slot::reconcile(node, served, meta, slot, &mut unknown, &mut done).await {
+            Ok(()) => done.slots += 1,
+            Err(e) if result.is_err() => {
+                tracing::debug!(%slot, code = ?e.code(), "a second slot could not be compared; later");
+                break;
+            }
+            Err(e) => result = Err(e),
         }
-        done.slots += 1;
         if !tell(done) {
             break;
         }
@@ -122,9 +134,20 @@ pub(crate) fn slots_of(map: &ClusterMap, served: &Served) -> Vec<SlotId> {
     slots
 }
 
-fn left_slots(map: &ClusterMap, served: &Served) -> Vec<SlotId> {
+/// Slots that the store has left, and, once, those that it has become a full member of: before that is seen nobody
+/// removes what he has of them.
+fn changed_slots(map: &ClusterMap, served: &Served, full: &mut HashMap<SlotId, Instant>) -> Vec<SlotId> {
     let mut slots = served.store.slots();
     slots.retain(|slot| has_left(map, *slot, served.id));
+    let is_full = |slot: &SlotId| map.slots.get(slot).and_then(|s| s.member(served.id)).is_some_and(|m| m.full);
+    full.retain(|slot, _| is_full(slot));
+    for slot in map.slots.keys().filter(|slot| is_full(slot)) {
+        // What it lacks by then is fetched in the meantime: a second and a third look.
+        let since = full.entry(*slot).or_insert_with(Instant::now);
+        if since.elapsed() < SETTLE {
+            slots.push(*slot);
+        }
+    }
     slots
 }
 

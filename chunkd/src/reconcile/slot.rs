@@ -1,10 +1,10 @@
 //! One slot of one store: first digests, then lists.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
-use dfs_core::compare::{Expected, difference};
+use dfs_core::compare::{Digester, Expected, SlotDigest, difference};
 use dfs_core::id::{LossNo, SlotId};
 use dfs_core::limits::LIST_CHUNKS;
 use dfs_proto::v1::{self, Comparison};
@@ -13,12 +13,14 @@ use tonic::Status;
 use super::{Progress, UNKNOWN, Unknown, has_left};
 use crate::housekeeping::UNKNOWN_LEN;
 use crate::node::{Lost, Node, Served};
-use crate::register::{Meta, answer};
+use crate::register::{Meta, answer_within};
 use crate::service::store_status;
 use crate::{metrics, wire};
 
 /// Chunks thrown out at a time. Each time the store counts a loss, and answers that are under way are asked for again.
 const THROW: usize = 4096;
+/// How long metad may take to read its list of a slot.
+const COMPARE: Duration = Duration::from_secs(25);
 
 pub(super) async fn reconcile(
     node: &Arc<Node>,
@@ -28,20 +30,25 @@ pub(super) async fn reconcile(
     unknown: &mut Unknown,
     done: &mut Progress,
 ) -> Result<(), Status> {
-    let store = Arc::clone(&served.store);
-    let digest = node.background.run(move || store.digest(slot)).await?;
-    let request = v1::CompareRequest {
-        store: served.id.to_bytes().to_vec(),
-        slot: slot.0,
-        count: digest.count,
-        bytes: digest.bytes,
-        hash: digest.hash.to_vec(),
+    // Of a slot that the store has left only the name is of interest.
+    let digest = if has_left(&node.map(), slot, served.id) {
+        Digester::default().finish()
+    } else {
+        let store = Arc::clone(&served.store);
+        node.background.run(move || store.digest(slot)).await?
     };
-    let verdict = answer(meta.nodes().compare(request)).await?;
+    let verdict = compare(served, meta, slot, digest).await?;
     metrics::compared();
     match Comparison::try_from(verdict.comparison).unwrap_or(Comparison::Unspecified) {
-        Comparison::Different => lists(node, served, meta, slot, unknown, done).await,
-        Comparison::Stranger => leave(node, served, slot, done).await,
+        Comparison::Different => {
+            let (found, complete) = lists(node, served, meta, slot, done).await?;
+            if let Some(complete) = complete {
+                // It has all that it should, and more: what is on its way is no difference.
+                compare(served, meta, slot, complete).await?;
+            }
+            old(node, served, slot, unknown, found, verdict.may_remove, done).await
+        }
+        Comparison::Stranger => leave(node, served, meta, slot, done).await,
         Comparison::Same => {
             unknown.retain(|(s, _), _| *s != slot);
             Ok(())
@@ -50,8 +57,30 @@ pub(super) async fn reconcile(
     }
 }
 
-/// Everything of a slot that the store has left goes: its members have it.
-async fn leave(node: &Arc<Node>, served: &Arc<Served>, slot: SlotId, done: &mut Progress) -> Result<(), Status> {
+async fn compare(
+    served: &Served,
+    meta: &Meta,
+    slot: SlotId,
+    digest: SlotDigest,
+) -> Result<v1::CompareResponse, Status> {
+    let request = v1::CompareRequest {
+        store: served.id.to_bytes().to_vec(),
+        slot: slot.0,
+        count: digest.count,
+        bytes: digest.bytes,
+        hash: digest.hash.to_vec(),
+    };
+    answer_within(COMPARE, meta.nodes().compare(request)).await
+}
+
+/// Everything of a slot that the store has left goes: its members have it. Asked again before each part.
+async fn leave(
+    node: &Arc<Node>,
+    served: &Arc<Served>,
+    meta: &Meta,
+    slot: SlotId,
+    done: &mut Progress,
+) -> Result<(), Status> {
     loop {
         let ids: Vec<ChunkId> = served.store.list(slot, None, THROW).into_iter().map(|(id, _)| id).collect();
         // It may be a member again since metad answered. It is not while the map here says that it is not: what is
@@ -59,20 +88,24 @@ async fn leave(node: &Arc<Node>, served: &Arc<Served>, slot: SlotId, done: &mut 
         if ids.is_empty() || !has_left(&node.map(), slot, served.id) {
             return Ok(());
         }
-        if throw_out(node, served, slot, ids, Keep::Nothing, done).await? == 0 {
+        let verdict = compare(served, meta, slot, Digester::default().finish()).await?;
+        if verdict.comparison() != Comparison::Stranger
+            || throw_out(node, served, slot, ids, Keep::Nothing, done).await? == 0
+        {
             return Ok(());
         }
     }
 }
 
+/// Reports what is missing; what is there and unknown, and if nothing is missing the digest of all that should be there.
 async fn lists(
     node: &Arc<Node>,
     served: &Arc<Served>,
     meta: &Meta,
     slot: SlotId,
-    unknown: &mut Unknown,
     done: &mut Progress,
-) -> Result<(), Status> {
+) -> Result<(Vec<ChunkId>, Option<SlotDigest>), Status> {
+    let (mut whole, mut complete) = (Digester::default(), true);
     let mut after: Option<ChunkId> = None;
     let mut still = Vec::new();
     loop {
@@ -85,7 +118,7 @@ async fn lists(
             limit: LIST_CHUNKS,
         };
         let mut have = served.store.list(slot, after, LIST_CHUNKS as usize);
-        let page = answer(meta.nodes().expected(request)).await?;
+        let page = answer_within(COMPARE, meta.nodes().expected(request)).await?;
         let expected = page.chunks.iter().map(expected).collect::<Result<Vec<_>, Status>>()?;
         // Up to where both lists go.
         let ends = [
@@ -96,19 +129,22 @@ async fn lists(
         let within = |id: ChunkId| end.is_none_or(|end| id <= end);
         have.retain(|(id, _)| within(*id));
         let wanted: Vec<Expected> = expected.into_iter().filter(|e| within(e.id)).collect();
+        for chunk in wanted.iter().filter(|e| !e.missed) {
+            whole.add(chunk.id, chunk.len);
+        }
         let found = difference(&wanted, &have.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         let lacking: Vec<Expected> =
             found.lacking.into_iter().filter(|e| served.store.stat(slot, e.id).is_none()).collect();
         report(node, served, slot, &lacking).await?;
+        complete &= lacking.is_empty();
         done.lacking += lacking.len() as u64;
         done.unknown += found.unknown.len() as u64;
         still.extend(found.unknown);
         match end {
             Some(end) if Some(end) > after => after = Some(end),
-            _ => break,
+            _ => return Ok((still, complete.then(|| whole.finish()))),
         }
     }
-    old(node, served, slot, unknown, still, done).await
 }
 
 fn expected(chunk: &v1::ExpectedChunk) -> Result<Expected, Status> {
@@ -134,13 +170,14 @@ async fn tell(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef, loss: Los
     node.report_lost_waiting(Lost { store: served.id, chunk, loss: Some(loss) }).await;
 }
 
-/// What nobody knew for long enough is thrown out; the rest is remembered.
+/// What nobody knew for long enough is thrown out, if it is this store's turn; the rest is remembered.
 async fn old(
     node: &Arc<Node>,
     served: &Arc<Served>,
     slot: SlotId,
     unknown: &mut Unknown,
     found: Vec<ChunkId>,
+    may_remove: bool,
     done: &mut Progress,
 ) -> Result<(), Status> {
     let now = Instant::now();
@@ -148,7 +185,7 @@ async fn old(
     let mut due = Vec::new();
     for id in found {
         let first = unknown.get(&(slot, id)).copied().unwrap_or(now);
-        if now.saturating_duration_since(first) >= node.upkeep.abandoned_after {
+        if may_remove && now.saturating_duration_since(first) >= node.upkeep.abandoned_after {
             due.push(id);
         } else {
             since.insert((slot, id), first);
@@ -183,6 +220,9 @@ async fn throw_out(
     let keep = (keep == Keep::Trash).then_some(now);
     let (gone, work) = (ids.clone(), move || store.throw_out(slot, &ids, keep));
     let Some(thrown) = node.background.run(work).await?.map_err(|e| store_status(&e))? else { return Ok(0) };
+    if let Some(e) = &thrown.error {
+        tracing::error!(store = %served.id, %slot, error = %e, "not all that is to be removed could be");
+    }
     metrics::thrown_out(thrown.count);
     done.removed += thrown.count;
     for id in gone {

@@ -152,12 +152,14 @@ pub struct StoreSpace {
 }
 
 /// Chunks were thrown out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Thrown {
     /// How many there were.
     pub count: u64,
     /// The number of the loss: answers to earlier puts of them have lower ones.
     pub loss: LossNo,
+    /// Why some of them may still be here, or be back at the next start, if so.
+    pub error: Option<StoreError>,
 }
 
 /// A corrupt chunk does not count as present any more.

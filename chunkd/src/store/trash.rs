@@ -30,18 +30,26 @@ pub(super) fn throw_out(
     if store.state.get().untrusted {
         return Ok(None);
     }
-    if let Some(now) = keep {
+    let mut count = 0;
+    let mut delete = || {
+        let Some(now) = keep else {
+            count += orders::delete_durably(store, slot, ids)?;
+            return Ok(());
+        };
         for id in ids {
             // It is wanted by nobody: that it cannot be kept is no reason to keep it where it is.
             if let Err(e) = put_aside(store, slot, *id, now) {
                 tracing::warn!(%slot, %id, error = %e, "cannot keep a chunk that is thrown out");
             }
+            // One by one: a chunk whose file is in the trash is not to be answered for any longer.
+            count += orders::delete_durably(store, slot, std::slice::from_ref(id))?;
         }
-    }
-    let deleted = orders::delete_durably(store, slot, ids);
+        Ok(())
+    };
+    let error: Option<StoreError> = delete().err();
     // Whatever the disk said, they may be out of the index.
     let loss = quarantine::raise(store);
-    Ok(Some(Thrown { count: deleted?, loss }))
+    Ok(Some(Thrown { count, loss, error }))
 }
 
 /// The number of a loss of chunks that turned out not to be here.

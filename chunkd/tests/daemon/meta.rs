@@ -194,7 +194,7 @@ impl Nodes for Side {
     }
 
     async fn compare(&self, _: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
-        Ok(Response::new(v1::CompareResponse { comparison: v1::Comparison::Source.into() }))
+        Ok(Response::new(v1::CompareResponse { comparison: v1::Comparison::Source.into(), may_remove: false }))
     }
 
     async fn expected(&self, _: Request<v1::ExpectedRequest>) -> Result<Response<v1::ExpectedResponse>, Status> {

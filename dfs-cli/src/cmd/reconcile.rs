@@ -39,6 +39,9 @@ pub async fn run(addr: &str, json: bool) -> anyhow::Result<u8> {
     let mut stores = Vec::new();
     for store in &map.stores {
         let Some(node) = map.nodes.iter().find(|n| n.id == store.node) else { continue };
+        if node.state == NodeState::Retired as i32 {
+            continue;
+        }
         let mut report = Store { store: hex(&store.id), addr: node.addr.clone(), ..Store::default() };
         if node.state == NodeState::Up as i32 {
             if let Err(e) = one(&mut report, &store.id).await {

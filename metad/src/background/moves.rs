@@ -25,6 +25,8 @@ const LIST: u32 = 2048;
 const LISTS: usize = 32;
 /// A store can take a place of one without room if so much of it is free.
 const ROOMY_PERCENT: u64 = 10;
+/// A store with less than this free gives some of its slots away.
+const CROWDED_PERCENT: u64 = 1;
 
 /// See above.
 #[derive(Debug, Default)]
@@ -126,7 +128,9 @@ fn crowded(shared: &Shared, map: &ClusterMap) -> BTreeSet<StoreId> {
     if loads.iter().filter(roomy).count() < usize::from(map.replicas) {
         return BTreeSet::new();
     }
-    loads.iter().filter(|l| l.free == 0 && l.total > 0 && map.is_reachable(l.store)).map(|l| l.store).collect()
+    let crowded =
+        |l: &&dfs_core::cluster::StoreLoad| l.free < l.total / 100 * CROWDED_PERCENT && map.is_reachable(l.store);
+    loads.iter().filter(crowded).map(|l| l.store).collect()
 }
 
 /// The slots that each store copies, those with the fewest good copies first.
@@ -135,6 +139,8 @@ async fn to_list(shared: &Shared) -> Result<BTreeMap<StoreId, Vec<SlotId>>, Step
     let mut copying: Vec<(usize, SlotId, StoreId)> = Vec::new();
     for (id, slot) in &map.slots {
         let full = slot.members.iter().filter(|m| m.full && map.is_reachable(m.store)).count();
+        // Without any there is nothing to copy from: such slots must not be in the way of those where there is.
+        let full = if full == 0 { usize::MAX } else { full };
         copying.extend(slot.members.iter().filter(|m| !m.full).map(|m| (full, *id, m.store)));
     }
     copying.sort_unstable();

@@ -5,8 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_core::cluster::{ClusterMap, NodeState, StoreLoad};
-use dfs_core::id::{NodeId, OrderNo, StartCounter, StoreId};
-use dfs_core::limits::{HEARTBEAT, NODE_SUSPECT};
+use dfs_core::id::{NodeId, OrderNo, SlotId, StartCounter, StoreId};
+use dfs_core::limits::{HEARTBEAT, NODE_SUSPECT, REMOVE_TURN};
+
+/// A store with less free space takes no new places: what is written meanwhile and what it copies need room.
+const OPEN_PERCENT: u64 = 5;
 
 #[derive(Clone, Copy, Debug)]
 struct Beat {
@@ -29,6 +32,10 @@ struct State {
     troubles: BTreeMap<StoreId, (NodeId, String)>,
     /// The highest incarnation of deletion orders that a node has remembered.
     incarnation: u32,
+    /// The start of each store in which it was seen to have all that it should have of a slot.
+    compared: HashMap<(SlotId, StoreId), StartCounter>,
+    /// Which member of a slot was the last that was let remove what nobody knows, and when.
+    removers: HashMap<SlotId, (StoreId, Instant)>,
     registered: Option<Instant>,
 }
 
@@ -99,6 +106,34 @@ impl Nodes {
     /// The highest incarnation of deletion orders that a node has remembered.
     pub fn highest_incarnation(&self) -> u32 {
         self.lock().incarnation
+    }
+
+    /// A store has, in this start of it, all that it should have of a slot.
+    pub fn compared(&self, slot: SlotId, store: StoreId, start: StartCounter) {
+        self.lock().compared.insert((slot, store), start);
+    }
+
+    /// Whether that was seen since this metad and that store were started. What the rows of a metad that was restored
+    /// from an old copy say of a store proves nothing.
+    pub fn was_compared(&self, slot: SlotId, store: StoreId, start: StartCounter) -> bool {
+        self.lock().compared.get(&(slot, store)) == Some(&start)
+    }
+
+    /// Whether a member may remove what nobody knows of a slot: one after the other, so that a commit that is on its
+    /// way meets at most one member without the chunk that it names. After a start nobody knows whose turn it was.
+    pub fn may_remove(&self, slot: SlotId, store: StoreId, now: Instant) -> bool {
+        let mut state = self.lock();
+        if now.saturating_duration_since(self.began) < REMOVE_TURN {
+            return false;
+        }
+        state.removers.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMOVE_TURN);
+        match state.removers.get(&slot) {
+            Some((other, _)) if *other != store => false,
+            _ => {
+                state.removers.insert(slot, (store, now));
+                true
+            }
+        }
     }
 
     /// What is wrong with the stores of a node, of those where something is.
@@ -197,7 +232,8 @@ impl Nodes {
     /// Stores that take nothing new now: those without room, those in trouble, and those not heard.
     pub fn closed(&self, map: &ClusterMap) -> BTreeSet<StoreId> {
         let state = self.lock();
-        let open = |id: &StoreId| state.stores.get(id).is_some_and(|beat| beat.healthy && beat.free > 0);
+        let roomy = |beat: &Beat| beat.healthy && beat.free >= (beat.total / 100 * OPEN_PERCENT).max(1);
+        let open = |id: &StoreId| state.stores.get(id).is_some_and(roomy);
         map.stores.keys().copied().filter(|id| !open(id)).collect()
     }
 
@@ -301,6 +337,20 @@ mod tests {
         nodes.heard(NodeId(1), &[says(11, 5, true), says(12, 5, true)], at(137));
         assert_eq!(lost(137), [0; 0]);
         assert_eq!(lost(202), [21]);
+    }
+
+    #[test]
+    fn members_remove_in_turns() {
+        let t0 = Instant::now();
+        let nodes = Nodes::new(t0, Duration::from_secs(10), Duration::from_secs(60));
+        let turn = REMOVE_TURN;
+        let may = |slot, store, at: Duration| nodes.may_remove(SlotId(slot), StoreId(store), t0 + at);
+        assert!(!may(1, 1, Duration::from_secs(1)), "another may have had its turn before metad was started");
+        assert!(may(1, 1, turn) && may(1, 1, turn + Duration::from_secs(5)));
+        assert!(!may(1, 2, turn + Duration::from_secs(6)));
+        assert!(may(2, 2, turn + Duration::from_secs(6)), "of another slot");
+        assert!(!may(1, 2, turn * 2 + Duration::from_secs(4)), "the turn counts from its last word");
+        assert!(may(1, 2, turn * 2 + Duration::from_secs(5)));
     }
 
     #[test]

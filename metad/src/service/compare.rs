@@ -14,21 +14,26 @@ use crate::machine::{Fault, read};
 pub(super) fn compare(
     snapshot: &dyn Snapshot,
     map: &ClusterMap,
+    was_compared: &dyn Fn(SlotId, StoreId) -> bool,
     store: StoreId,
     request: &v1::CompareRequest,
 ) -> Result<Comparison, Fault> {
     let slot = SlotId(request.slot);
     let Some(members) = map.slots.get(&slot) else { return Ok(Comparison::Source) };
-    if members.member(store).is_some() {
+    if let Some(member) = members.member(store) {
+        // What it lacks is not listed yet.
+        if !member.full {
+            return Ok(Comparison::Source);
+        }
         let should = digest(snapshot, store, slot)?;
         let same = (should.count, should.bytes, &should.hash[..]) == (request.count, request.bytes, &request.hash[..]);
         return Ok(if same { Comparison::Same } else { Comparison::Different });
     }
-    // Copies that only it may have are kept.
+    // Copies that only it may have are kept: until each member has shown that it has everything.
     let enough = members.members.len() >= usize::from(map.replicas);
     for member in &members.members {
         let is_good = member.full && map.is_reachable(member.store) && !read::lacks_of(snapshot, member.store, slot)?;
-        if !is_good || !enough {
+        if !is_good || !enough || !was_compared(slot, member.store) {
             return Ok(Comparison::Source);
         }
     }

@@ -162,10 +162,21 @@ impl Nodes for Service {
     async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
         let request = request.into_inner();
         let store = store_id(&request.store)?;
-        let (snapshot, map) = (self.0.engine.snapshot(), self.0.map());
-        let judge = move || compare::compare(&*snapshot, &map, store, &request);
+        // The map first: who is full by it has its rows in the snapshot.
+        let (map, slot) = (self.0.map(), SlotId(request.slot));
+        let (snapshot, shared) = (self.0.engine.snapshot(), self.0.clone());
+        let start = map.stores.get(&store).map(|s| s.start);
+        let judge = move || {
+            let was_compared =
+                |slot, store| map.stores.get(&store).is_some_and(|s| shared.nodes.was_compared(slot, store, s.start));
+            compare::compare(&*snapshot, &map, &was_compared, store, &request)
+        };
         let comparison = blocking(judge).await?.map_err(fault)?;
-        Ok(Response::new(v1::CompareResponse { comparison: comparison.into() }))
+        if let (v1::Comparison::Same, Some(start)) = (comparison, start) {
+            self.0.nodes.compared(slot, store, start);
+        }
+        let may_remove = comparison == v1::Comparison::Different && self.0.nodes.may_remove(slot, store, now());
+        Ok(Response::new(v1::CompareResponse { comparison: comparison.into(), may_remove }))
     }
 
     async fn expected(&self, request: Request<v1::ExpectedRequest>) -> Result<Response<v1::ExpectedResponse>, Status> {

@@ -103,7 +103,10 @@ fn step(store: &mut Arc<Store>, disk: &CrashDisk, model: &mut Model, rng: &mut S
             let chunks = model.pick(rng, 10);
             for (slot, id) in &chunks {
                 model.set(&[(*slot, *id)], Fate::Either);
-                store.throw_out(*slot, &[*id], None).map_err(|_| ())?;
+                let thrown = store.throw_out(*slot, &[*id], None).map_err(|_| ())?;
+                if thrown.is_some_and(|t| t.error.is_some()) {
+                    return Err(());
+                }
                 model.set(&[(*slot, *id)], Fate::Gone);
             }
         }

@@ -9,6 +9,7 @@ mod full;
 mod gate;
 mod identity;
 mod recovery;
+mod trash;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -15,6 +15,8 @@ use crate::show::{count, hex};
 const LOOK: Duration = Duration::from_millis(500);
 /// A line at least so often while it goes on.
 const SAY: Duration = Duration::from_secs(2);
+/// metad may be away for so long.
+const AWAY: Duration = Duration::from_secs(60);
 /// Without any change for so long it is said why that may be.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -54,9 +56,19 @@ pub(super) async fn run(meta: &mut Meta, given: &str, no_wait: bool, json: bool)
 async fn follow(meta: &mut Meta, id: &[u8]) -> anyhow::Result<(bool, usize)> {
     let began = Instant::now();
     let mut first = None;
+    let mut failed: Option<Instant> = None;
     let (mut last, mut changed, mut said) = (usize::MAX, Instant::now(), Instant::now());
     loop {
-        let status = status::fetch(meta).await?;
+        let status = match status::fetch(meta).await {
+            Ok(status) => status,
+            // It may be restarting: draining goes on when it is back.
+            Err(e) if failed.get_or_insert_with(Instant::now).elapsed() > AWAY => return Err(e),
+            Err(_) => {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+        };
+        failed = None;
         let map = status.map.context("metad sent no map")?;
         let node = map.nodes.iter().find(|n| n.id == id).context("the node is gone from the map")?;
         let left = places(&map, node);
