@@ -56,7 +56,9 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     file.sync_all()?;
     let worst = extents(&cluster, &path)?;
     let lately = written / time * 30;
-    ensure!(most <= 2 * size as u64 + lately, "{most} bytes in a store, of a file of {size}, {lately} of them new");
+    // What it takes meanwhile depends on how busy the machine is; in a minute only that it is not all is told.
+    let bound = if long { 2 * size as u64 + lately } else { (size as u64 + written) / 10 * 9 };
+    ensure!(most <= bound, "{most} bytes in a store, of a file of {size}, {lately} of them new");
     eprintln!("{written} bytes written; at most {most} bytes in one store; {worst} extents at the end");
     // It is left alone, and settles: each cut is one piece, and nothing dead is kept.
     let until = Instant::now() + Duration::from_secs(240);

@@ -49,7 +49,7 @@ pub(super) async fn slots(shared: &Shared) -> Result<(), StepError> {
     }
     let replicas = u32::from(map.replicas);
     let wait = if nodes.len() < replicas as usize { SETTLE_FEW } else { SETTLE };
-    if nodes.is_empty() || !shared.nodes.last_registration().is_some_and(|at| at.elapsed() >= wait) {
+    if nodes.is_empty() || shared.nodes.last_registration().is_none_or(|at| at.elapsed() < wait) {
         return Ok(());
     }
     let want = (stores * SLOTS_PER_STORE).div_ceil(replicas);
