@@ -21,6 +21,8 @@ use crate::register::Meta;
 
 /// Between two passes over all slots.
 const EVERY: Duration = Duration::from_secs(600);
+/// Before a pass that did not compare all slots is made again.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Between looks at slots that the store has left.
 const LOOK: Duration = Duration::from_secs(2);
 /// A slot that the store has become a full member of is compared at each look for so long.
@@ -72,6 +74,10 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
             }
             Err(e) => {
                 tracing::debug!(store = %served.id, code = ?e.code(), reason = e.message(), "reconciling was cut off");
+                if all {
+                    // Slots that cannot be compared now must not keep it going over all others without a rest.
+                    due = Instant::now() + AGAIN;
+                }
             }
         }
         tokio::time::sleep(LOOK).await;
