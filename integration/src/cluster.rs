@@ -289,6 +289,22 @@ impl Cluster {
         }
     }
 
+    /// Runs fsck until everything is there and whole. Copies that are still being made (a store that was slow or has just
+    /// been started) may take half a minute; damage is an error at once.
+    ///
+    /// # Errors
+    /// Something is damaged, or copies are missing for longer.
+    pub fn expect_whole(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.fsck()? {
+                (0, _) => return Ok(()),
+                (2, _) if Instant::now() < until => std::thread::sleep(Duration::from_millis(250)),
+                (code, text) => bail!("fsck gives {code}:\n{text}"),
+            }
+        }
+    }
+
     /// Waits until all chunk daemons are up and there are slots.
     ///
     /// # Errors

@@ -108,8 +108,7 @@ async fn run(mut cluster: Cluster, size: Size) -> Result<()> {
 
     restarts(&mut cluster, &tree, &size).await?;
     let began = Instant::now();
-    let (code, text) = cluster.fsck()?;
-    ensure!(code == 0, "fsck gives {code}: {text}");
+    cluster.expect_whole()?;
     say(format!("dfs fsck: {:.1?}", began.elapsed()));
     memory(&cluster, &size, "after the last restart and fsck")?;
     tree.meta.close().await;

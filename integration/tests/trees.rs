@@ -18,8 +18,7 @@ fn scene() -> Result<(Cluster, Mount)> {
 
 fn end(cluster: &Cluster, mut mount: Mount) -> Result<()> {
     mount.unmount()?;
-    let (code, text) = cluster.fsck()?;
-    ensure!(code == 0, "fsck {code}: {text}");
+    cluster.expect_whole()?;
     Ok(())
 }
 

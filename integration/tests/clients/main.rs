@@ -65,8 +65,7 @@ impl Scene {
     fn finish(mut self) -> Result<()> {
         self.a.unmount()?;
         self.b.unmount()?;
-        let (code, text) = self.cluster.fsck()?;
-        ensure!(code == 0, "fsck: {text}");
+        self.cluster.expect_whole()?;
         Ok(())
     }
 }

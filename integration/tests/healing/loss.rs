@@ -8,7 +8,7 @@ use dfs_integration::cluster::{Cluster, Options};
 use dfs_integration::tool::{bytes, seed};
 
 use crate::load::Load;
-use crate::watch::{is_whole, node, quick, until, until_whole};
+use crate::watch::{is_whole, node, quick, until, until_settled, until_whole};
 
 /// Longer than this no operation may take when a node dies: the stores' deadlines are half a second. Generous, as the
 /// machine of a test may be busy; how long it takes is printed.
@@ -56,6 +56,7 @@ fn a_node_that_comes_back_in_time_is_not_replaced() -> Result<()> {
     let mut cluster = Cluster::start_with(Options { metad, ..quick(4) })?;
     let mount = cluster.mount("mnt")?;
     fs::write(mount.path.join("a"), bytes(1, 1 << 20))?;
+    until_settled(&cluster, Duration::from_secs(60))?;
     let places = node(&cluster, 0)?["slots"].clone();
     cluster.chunkds[0].take().expect("it runs").kill9()?;
     until(&cluster, "the node is down", Duration::from_secs(20), |s| s.to_string().contains("\"down\""))?;

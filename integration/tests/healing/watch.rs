@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use dfs_integration::cluster::{Cluster, Options};
 use serde_json::Value;
 
@@ -41,6 +41,26 @@ pub(crate) fn is_whole(status: &Value) -> bool {
 /// Waits until nothing is missing any more.
 pub(crate) fn until_whole(cluster: &Cluster, within: Duration) -> Result<Duration> {
     until(cluster, "all copies are there", within, is_whole)
+}
+
+/// Waits until no slot is on its way from one store to another: what was made before all nodes were there is evened out.
+pub(crate) fn until_settled(cluster: &Cluster, within: Duration) -> Result<()> {
+    let began = Instant::now();
+    let places = || -> Result<Vec<Value>> {
+        let status = cluster.status()?;
+        Ok(status["stores"].as_array().context("stores")?.iter().map(|s| s["slots"].clone()).collect())
+    };
+    let mut before = places()?;
+    loop {
+        // Longer than metad takes between two looks at whether something is to be moved.
+        std::thread::sleep(Duration::from_millis(2500));
+        let now = places()?;
+        if now == before {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < within, "slots still move: {before:?}, then {now:?}");
+        before = now;
+    }
 }
 
 /// The node of the store in chunkd `n`'s directory, as `dfs node ls` has it.

@@ -57,8 +57,7 @@ impl Scene {
     /// Unmounts; the filesystem must be consistent.
     fn finish(mut self) -> Result<()> {
         self.mount.unmount()?;
-        let (code, text) = self.cluster.fsck()?;
-        ensure!(code == 0, "fsck: {text}");
+        self.cluster.expect_whole()?;
         Ok(())
     }
 }
