@@ -36,6 +36,9 @@ pub const DEFAULT_ABANDONED_AFTER_S: u64 = 3600;
         formatted on the first start and from then on belongs to this node and to the cluster of the\n\
         metad at --meta. The daemon runs in the foreground, logs to stderr, and ends cleanly on SIGTERM\n\
         or SIGINT: running uploads get five seconds to finish.\n\n\
+        A directory whose disk fails is taken out alone. SIGHUP closes directories that have failed and\n\
+        opens those that are not open: replaced or repaired disks come back without a restart. An empty\n\
+        directory that had a store counts as a disk that is not mounted until SIGHUP is sent.\n\n\
         While metad is away, chunks are still served; the daemon registers when metad is back.",
     after_help = "Examples:\n  \
         chunkd --data /srv/dfs --meta 10.0.0.1:7400 --listen 10.0.0.2:7401\n  \

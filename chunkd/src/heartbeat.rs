@@ -114,9 +114,10 @@ fn pass_on(node: &Arc<Node>, list: v1::StoreOrders, seen: Remembered) -> Result<
 }
 
 async fn request(node: &Node) -> v1::HeartbeatRequest {
-    let spaces = spaces(node).await;
+    let served: Vec<_> = node.stores().collect();
+    let spaces = spaces(&served).await;
     let mut stores = Vec::new();
-    for (served, space) in node.stores().zip(spaces) {
+    for (served, space) in served.into_iter().zip(spaces) {
         let (space, trouble) = match (space, served.store.failed()) {
             (Ok(space), failed) => (space, failed.unwrap_or_default()),
             (Err(e), failed) => (Default::default(), failed.unwrap_or(e)),

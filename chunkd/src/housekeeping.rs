@@ -27,12 +27,13 @@ pub(crate) const UNKNOWN_LEN: u32 = 1;
 pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
     let mut checkpointed = Instant::now();
     loop {
+        served.pace.look();
         let checkpoint = checkpointed.elapsed() >= CHECKPOINT;
         if checkpoint {
             checkpointed = Instant::now();
         }
         let store = Arc::clone(&served.store);
-        let wait = match node.background.run(move || step(&store, checkpoint)).await {
+        let wait = match served.background.run(move || step(&store, checkpoint)).await {
             Ok(Ok(step)) => {
                 for (slot, id) in step.corrupt {
                     metrics::corrupt();

@@ -2,7 +2,7 @@
 //!
 //! [`store`] keeps chunks on disk, `service` serves them over gRPC, `register` and `heartbeat`
 //! keep the node in the cluster, `orders` carries deletions to the stores, `resync` fetches
-//! what a store lacks, `reconcile` finds that out, `scrub` reads everything again. [`server`] puts them together, [`node`] is what they share.
+//! what a store lacks, `pace` says how fast, `reconcile` finds out what that is, `scrub` reads everything again. [`server`] puts them together, [`node`] is what they share.
 //!
 //! Promises: nothing is acknowledged before it is synced; nothing is kept or sent under
 //! a name that is not its hash as far as this daemon can tell (readers check for
@@ -24,6 +24,7 @@ mod heartbeat;
 mod housekeeping;
 mod listener;
 mod orders;
+mod pace;
 mod peers;
 mod pool;
 mod reconcile;

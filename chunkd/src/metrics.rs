@@ -39,6 +39,7 @@ const HEARTBEAT_ERRORS: &str = "dfs_chunkd_heartbeat_errors_total";
 const UPLOADS: &str = "dfs_chunkd_uploads_open";
 const FREE: &str = "dfs_chunkd_store_free_bytes";
 const TOTAL: &str = "dfs_chunkd_store_total_bytes";
+const AWAY: &str = "dfs_chunkd_directories_away";
 const LOG_SYNCS: &str = "dfs_chunkd_log_syncs_total";
 const FILE_SYNCS: &str = "dfs_chunkd_file_syncs_total";
 const DELETED: &str = "dfs_chunkd_deleted_chunks_total";
@@ -73,6 +74,7 @@ pub const ALL: &[(&str, bool, Unit, &str)] = &[
     (UPLOADS, true, Unit::Count, "Streamed uploads under way"),
     (FREE, true, Unit::Bytes, "Bytes that a store still takes, by store"),
     (TOTAL, true, Unit::Bytes, "Bytes of the disk of a store, by store"),
+    (AWAY, true, Unit::Count, "Data directories that cannot be used: failed, not mounted, or closed after a failure"),
     (LOG_SYNCS, false, Unit::Count, "Syncs of the logs of small chunks, by store"),
     (FILE_SYNCS, false, Unit::Count, "Syncs of big chunks' files and directories, by store"),
     (DELETED, false, Unit::Count, "Chunks deleted, by store"),
@@ -235,6 +237,19 @@ pub fn store(store: StoreId, free: u64, total: u64, stats: &StoreStats) {
     for (counter, value) in counters {
         counter!(counter, "store" => name.clone()).absolute(value.load(Ordering::Relaxed));
     }
+}
+
+/// A store was closed.
+pub fn store_gone(store: StoreId) {
+    for name in [FREE, TOTAL] {
+        gauge!(name, "store" => store.to_string()).set(0.0);
+    }
+}
+
+/// How many data directories are not in use.
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+pub fn directories_away(count: usize) {
+    gauge!(AWAY).set(count as f64);
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What the parts of the daemon share: its stores, its cluster, the newest map, the bounds.
 //!
 //! The map only becomes newer; the cluster is set once and never changes while the process
-//! runs; the stores are those given at the start.
+//! runs; stores come and go as their disks do.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
@@ -16,16 +16,17 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tonic::Status;
 
 use crate::orders::OrderList;
+use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::reconcile::Unknown;
 use crate::store::{PutDone, Store};
 
-/// Threads that read chunks for clients.
+/// Threads that read chunks of one store for clients. Each store has its own: a disk that hangs holds up nobody else's.
 const READ_THREADS: usize = 16;
-/// Threads that write chunks for clients; many of them may wait for one shared sync.
+/// Threads that write chunks of one store for clients; many of them may wait for one shared sync.
 const WRITE_THREADS: usize = 48;
-/// Threads for resync, orders and compaction.
+/// Threads for resync, orders and compaction of one store.
 const BACKGROUND_THREADS: usize = 8;
 /// Streamed uploads under way at once; further ones wait.
 pub(crate) const UPLOADS: usize = 32;
@@ -49,6 +50,12 @@ pub struct Served {
     pub store: Arc<Store>,
     /// Its id.
     pub id: StoreId,
+    /// Its threads.
+    pub(crate) reads: Pool,
+    pub(crate) writes: Pool,
+    pub(crate) background: Pool,
+    /// How fast what is lacking is copied.
+    pub(crate) pace: Pace,
     /// Held by who asks the disk for its space: one at a time.
     pub(crate) asking: Arc<Semaphore>,
     /// Held by who compares the store with what it should have.
@@ -62,6 +69,26 @@ pub struct Served {
 }
 
 impl Served {
+    /// With the receiving end of its orders.
+    pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<OrderList>) {
+        let (orders, lists) = mpsc::channel(ORDER_QUEUE);
+        let (reads, writes) = (Pool::new(READ_THREADS), Pool::new(WRITE_THREADS));
+        let served = Self {
+            id: store.identity().store,
+            store,
+            pace: Pace::new(reads.timing(), writes.timing()),
+            reads,
+            writes,
+            background: Pool::new(BACKGROUND_THREADS),
+            asking: Arc::new(Semaphore::new(1)),
+            reconciling: Semaphore::new(1),
+            unknown: Mutex::default(),
+            missed: Notify::new(),
+            orders,
+        };
+        (Arc::new(served), lists)
+    }
+
     /// Chunks that nobody knows, and since when.
     pub(crate) fn unknown(&self) -> MutexGuard<'_, Unknown> {
         // A panic elsewhere leaves nothing half done in here.
@@ -104,13 +131,10 @@ pub struct Node {
     pub(crate) zone: String,
     /// How its stores are looked after.
     pub(crate) upkeep: Upkeep,
-    stores: BTreeMap<StoreId, Arc<Served>>,
+    stores: RwLock<BTreeMap<StoreId, Arc<Served>>>,
     cluster: OnceLock<ClusterId>,
     map: watch::Sender<Arc<ClusterMap>>,
     pub(crate) peers: Peers,
-    pub(crate) reads: Pool,
-    pub(crate) writes: Pool,
-    pub(crate) background: Pool,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) upload_kib: Arc<Semaphore>,
     pub(crate) read_kib: Arc<Semaphore>,
@@ -120,52 +144,25 @@ pub struct Node {
     cut_off: watch::Sender<bool>,
 }
 
-/// The receiving ends of the node's queues, for its workers.
-#[derive(Debug)]
-pub(crate) struct Queues {
-    pub(crate) lost: mpsc::Receiver<Lost>,
-    pub(crate) orders: Vec<(Arc<Served>, mpsc::Receiver<OrderList>)>,
-}
-
 impl Node {
+    /// Without stores; and the queue of what is to be reported as lost.
     pub(crate) fn new(
         id: NodeId,
         address: String,
         zone: String,
-        stores: Vec<Arc<Store>>,
         cluster: Option<ClusterId>,
         upkeep: Upkeep,
-    ) -> (Arc<Self>, Queues) {
+    ) -> (Arc<Self>, mpsc::Receiver<Lost>) {
         let (lost, lost_rx) = mpsc::channel(LOST_QUEUE);
-        let mut served = BTreeMap::new();
-        let mut orders_rx = Vec::new();
-        for store in stores {
-            let (orders, rx) = mpsc::channel(ORDER_QUEUE);
-            let id = store.identity().store;
-            let one = Arc::new(Served {
-                store,
-                id,
-                asking: Arc::new(Semaphore::new(1)),
-                reconciling: Semaphore::new(1),
-                unknown: Mutex::default(),
-                missed: Notify::new(),
-                orders,
-            });
-            orders_rx.push((Arc::clone(&one), rx));
-            served.insert(id, one);
-        }
         let node = Self {
             id,
             address,
             zone,
             upkeep,
-            stores: served,
+            stores: RwLock::default(),
             cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
             map: watch::Sender::new(Arc::default()),
             peers: Peers::default(),
-            reads: Pool::new(READ_THREADS),
-            writes: Pool::new(WRITE_THREADS),
-            background: Pool::new(BACKGROUND_THREADS),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             upload_kib: Arc::new(Semaphore::new(UPLOAD_KIB)),
             read_kib: Arc::new(Semaphore::new(READ_KIB)),
@@ -174,18 +171,34 @@ impl Node {
             registrations: AtomicU64::new(0),
             cut_off: watch::Sender::new(false),
         };
-        (Arc::new(node), Queues { lost: lost_rx, orders: orders_rx })
+        (Arc::new(node), lost_rx)
     }
 
-    /// Its stores, by id.
-    pub fn stores(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.stores.values()
+    /// The stores that it has now, by id.
+    pub fn stores(&self) -> impl Iterator<Item = Arc<Served>> {
+        // A panic elsewhere leaves nothing half done in here.
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.values().cloned().collect::<Vec<_>>().into_iter()
     }
 
     /// One of its stores.
     #[must_use]
-    pub fn store(&self, id: StoreId) -> Option<&Arc<Served>> {
-        self.stores.get(&id)
+    pub fn store(&self, id: StoreId) -> Option<Arc<Served>> {
+        self.stores.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn stores_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<StoreId, Arc<Served>>> {
+        self.stores.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a store from now on. metad does not know this start of it: the next heartbeat leads to a registration.
+    pub(crate) fn add(&self, served: Arc<Served>) {
+        self.stores_mut().insert(served.id, served);
+    }
+
+    /// Serves a store no longer. Who has it in hand goes on to his end.
+    pub(crate) fn remove(&self, id: StoreId) {
+        self.stores_mut().remove(&id);
     }
 
     /// The cluster that it belongs to, once that is known.
@@ -266,7 +279,7 @@ impl Node {
     /// Looks at a chunk that did not read well, sets it aside if it is damaged, and has that reported.
     pub(crate) async fn examine(&self, served: &Arc<Served>, chunk: ChunkRef) -> Result<Examined, Status> {
         let (store, slot, id): (_, SlotId, ChunkId) = (Arc::clone(&served.store), chunk.slot, chunk.id);
-        match self.background.run(move || store.quarantine(slot, id)).await? {
+        match served.background.run(move || store.quarantine(slot, id)).await? {
             Ok(Some(set)) => {
                 crate::metrics::corrupt();
                 tracing::error!(store = %served.id, %slot, chunk = %id, "a damaged chunk was set aside");

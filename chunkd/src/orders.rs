@@ -11,7 +11,7 @@ use dfs_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::node::{Node, Served};
+use crate::node::Served;
 use crate::store::{Carried, Order, Remembered, Store, StoreError};
 use crate::{metrics, wire};
 
@@ -43,13 +43,13 @@ impl OrderList {
 }
 
 /// Carries out the lists of one store as they come.
-pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, mut lists: mpsc::Receiver<OrderList>) {
+pub(crate) async fn run(served: Arc<Served>, mut lists: mpsc::Receiver<OrderList>) {
     let mut remembered_at: Option<Instant> = None;
     let mut said_untrusted = false;
     while let Some(list) = lists.recv().await {
         let remember = remembered_at.is_none_or(|at| at.elapsed() >= REMEMBER);
         let store = Arc::clone(&served.store);
-        match node.background.run(move || obey(&store, &list, remember)).await {
+        match served.background.run(move || obey(&store, &list, remember)).await {
             Ok(Ok(Obeyed::Yes { orders, remembered })) => {
                 metrics::orders(orders);
                 said_untrusted = false;

@@ -2,23 +2,34 @@
 
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use dfs_core::limits::DEADLINE;
 use tokio::sync::Semaphore;
 use tonic::Status;
+
+use crate::pace::Timing;
 
 /// A number of threads for one kind of work. What does not fit waits, at most until the deadline.
 #[derive(Debug)]
 pub(crate) struct Pool {
     permits: Arc<Semaphore>,
+    timing: Arc<Timing>,
 }
 
 impl Pool {
     pub(crate) fn new(threads: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(threads)) }
+        Self { permits: Arc::new(Semaphore::new(threads)), timing: Arc::default() }
+    }
+
+    /// How long its work took, with the wait for a thread.
+    pub(crate) fn timing(&self) -> Arc<Timing> {
+        Arc::clone(&self.timing)
     }
 
     /// Runs `work` on a thread that may block. When the caller goes away, work that began goes on to its end.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+        let (began, timing) = (Instant::now(), self.timing());
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             // As a rule there is no wait, and so no clock to set.
@@ -30,6 +41,7 @@ impl Pool {
         tokio::task::spawn_blocking(move || {
             let out = work();
             drop(permit);
+            timing.took(began.elapsed());
             out
         })
         .await

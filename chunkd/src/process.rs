@@ -94,6 +94,14 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
+/// SIGHUP, each time it comes.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub fn hangups() -> io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
 /// Returns when the process is asked to end.
 ///
 /// # Errors

@@ -138,7 +138,8 @@ pub(crate) async fn keep(node: Arc<Node>, meta: Meta) -> Outcast {
 }
 
 async fn register(node: &Arc<Node>, meta: &Meta) -> Result<Registered, Failure> {
-    let request = request(node).await;
+    let stores: Vec<_> = node.stores().collect();
+    let request = request(node, &stores).await;
     let response = match answer(meta.nodes().register(request)).await {
         Ok(response) => response,
         Err(status) if status.code() == Code::FailedPrecondition => {
@@ -154,7 +155,7 @@ async fn register(node: &Arc<Node>, meta: &Meta) -> Result<Registered, Failure> 
         let address = meta.address.clone();
         return Err(Failure::Outcast(Outcast::OtherCluster { address, found: cluster, own }));
     }
-    bind(node, cluster, response.untrusted, response.losses).await?;
+    bind(stores, cluster, response.untrusted, response.losses).await?;
     if map.cluster != cluster {
         return Err(Failure::Later(Status::internal("metad sent the map of another cluster")));
     }
@@ -166,41 +167,50 @@ async fn register(node: &Arc<Node>, meta: &Meta) -> Result<Registered, Failure> 
 }
 
 /// Notes the cluster in every store, and that metad is not trusted if so. `losses` are those that metad has heard
-/// of, in the order of [`Node::stores`].
-async fn bind(node: &Arc<Node>, cluster: ClusterId, untrusted: bool, losses: Vec<u64>) -> Result<(), Failure> {
+/// of, in the order of the stores.
+async fn bind(stores: Vec<Arc<Served>>, cluster: ClusterId, untrusted: bool, losses: Vec<u64>) -> Result<(), Failure> {
     if untrusted {
         tracing::error!(
             "metad has lost history that this node remembers (was an old copy restored?): \
              nothing is deleted here until `dfs node trust`"
         );
     }
-    let all = Arc::clone(node);
-    let bound = node
-        .background
-        .run(move || {
-            all.stores().enumerate().try_for_each(|(i, served)| {
-                served.store.bind_cluster(cluster)?;
-                served.store.know_losses(LossNo(losses.get(i).copied().unwrap_or(0)))?;
-                if untrusted { served.store.set_untrusted() } else { Ok(()) }
-            })
-        })
-        .await?;
-    match bound {
-        Ok(()) => Ok(()),
-        Err(e @ StoreError::OtherCluster { .. }) => Err(Failure::Outcast(e.into())),
-        Err(e) => Err(Failure::Later(Status::internal(e.to_string()))),
+    let losses = losses.into_iter().map(LossNo).chain(std::iter::repeat(LossNo(0)));
+    for (served, losses) in stores.into_iter().zip(losses) {
+        let store = Arc::clone(&served.store);
+        let note = move || {
+            store.bind_cluster(cluster)?;
+            store.know_losses(losses)?;
+            if untrusted { store.set_untrusted() } else { Ok(()) }
+        };
+        // A disk that hangs or has failed takes no more changes, so it need not know: the other stores go on.
+        match tokio::time::timeout(CALL, served.background.run(note)).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(e @ StoreError::OtherCluster { .. }))) => return Err(Failure::Outcast(e.into())),
+            Ok(Ok(Err(e))) if served.store.failed().is_some() => {
+                tracing::debug!(store = %served.id, error = %e, "a failed store is registered as it is");
+            }
+            Ok(Ok(Err(e))) => return Err(Failure::Later(Status::internal(e.to_string()))),
+            Ok(Err(e)) => return Err(Failure::Later(e)),
+            Err(_) if untrusted || losses > served.store.losses() => {
+                return Err(Failure::Later(Status::unavailable("a disk does not answer, and has to note something")));
+            }
+            Err(_) => tracing::error!(store = %served.id, "the disk does not answer; registering it as it is"),
+        }
     }
+    Ok(())
 }
 
 /// What was last seen of metad's history, by the store that saw most of it: its log only grows.
-fn remembered(node: &Node) -> Option<Remembered> {
-    node.stores().filter_map(|s| s.store.remembered()).max_by_key(|r| r.index)
+fn remembered(stores: &[Arc<Served>]) -> Option<Remembered> {
+    stores.iter().filter_map(|s| s.store.remembered()).max_by_key(|r| r.index)
 }
 
-async fn request(node: &Node) -> v1::RegisterRequest {
-    let spaces = spaces(node).await;
-    let seen = remembered(node);
-    let stores = node.stores().zip(spaces).map(|(served, space)| v1::RegisterStore {
+async fn request(node: &Node, stores: &[Arc<Served>]) -> v1::RegisterRequest {
+    let spaces = spaces(stores).await;
+    let seen = remembered(stores);
+    let incarnation = stores.iter().map(|s| s.store.orders().incarnation).max().unwrap_or(0);
+    let stores = stores.iter().zip(spaces).map(|(served, space)| v1::RegisterStore {
         store: served.id.to_bytes().to_vec(),
         capacity: space.as_ref().map_or(0, |s| s.total),
         start: served.store.starts().0,
@@ -216,13 +226,13 @@ async fn request(node: &Node) -> v1::RegisterRequest {
         stores: stores.collect(),
         start_id: seen.map_or_else(Vec::new, |s| s.start.to_bytes().to_vec()),
         index: seen.map_or(LogIndex(0), |s| s.index).0,
-        incarnation: node.stores().map(|s| s.store.orders().incarnation).max().unwrap_or(0),
+        incarnation,
     }
 }
 
-/// Room of each store, in the order of [`Node::stores`]; or why it is not known.
-pub(crate) async fn spaces(node: &Node) -> Vec<Result<StoreSpace, String>> {
-    futures::future::join_all(node.stores().map(|served| space(served))).await
+/// Room of each store, in this order; or why it is not known.
+pub(crate) async fn spaces(stores: &[Arc<Served>]) -> Vec<Result<StoreSpace, String>> {
+    futures::future::join_all(stores.iter().map(|served| space(served))).await
 }
 
 /// Room of a store. A disk that hangs holds up one thread, not the heartbeats of its neighbours.

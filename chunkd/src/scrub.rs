@@ -57,7 +57,7 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
             at = Some((*slot, *id));
             if noted.elapsed() >= NOTE {
                 noted = Instant::now();
-                note(&node, &served, at).await;
+                note(&served, at).await;
             }
         }
         if page.len() < PAGE {
@@ -66,7 +66,7 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
                 tracing::info!(store = %served.id, "all chunks were read once more");
             }
             at = None;
-            note(&node, &served, None).await;
+            note(&served, None).await;
             wait = BETWEEN;
         }
     }
@@ -89,7 +89,7 @@ async fn step_aside(store: &Arc<Store>) {
 /// Reads one chunk; whether the daemon goes on.
 async fn look(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> bool {
     let store = Arc::clone(&served.store);
-    match node.background.run(move || store.check(chunk.slot, chunk.id)).await {
+    match served.background.run(move || store.check(chunk.slot, chunk.id)).await {
         Ok(Ok(len)) => metrics::scrubbed(u64::from(len)),
         // Deleted since it was listed.
         Ok(Err(ReadError::NotFound | ReadError::Range)) => {}
@@ -103,9 +103,9 @@ async fn look(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> bool {
     true
 }
 
-async fn note(node: &Arc<Node>, served: &Arc<Served>, at: Option<(SlotId, ChunkId)>) {
+async fn note(served: &Arc<Served>, at: Option<(SlotId, ChunkId)>) {
     let store = Arc::clone(&served.store);
-    if let Ok(Err(e)) = node.background.run(move || store.set_scrubbed(at)).await {
+    if let Ok(Err(e)) = served.background.run(move || store.set_scrubbed(at)).await {
         tracing::debug!(store = %served.id, error = %e, "cannot note how far the scrub is");
     }
 }

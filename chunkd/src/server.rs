@@ -9,20 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_core::chunk::ChunkRef;
 use dfs_proto::client::InvalidAddress;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
 use crate::config::Config;
+use crate::disks::keeper::Keeper;
 use crate::disks::{self, Disks, DisksError};
-use crate::housekeeping::UNKNOWN_LEN;
-use crate::node::{Lost, Node, Queues, UPLOADS};
+use crate::node::{Node, UPLOADS};
 use crate::register::{Meta, Outcast};
 use crate::service::HeldReads;
-use crate::store::{DirLock, OpenReport, StoreError};
-use crate::{housekeeping, listener, metrics, orders, process, reconcile, register, report, resync, scrub};
+use crate::store::StoreError;
+use crate::{listener, metrics, process, register, report};
 
 /// How long running uploads may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -88,16 +87,21 @@ fn process_error(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// Why it could not start or had to stop.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let signal = process::ended_by_signal().map_err(process_error("cannot listen to signals"))?;
+    let mut hangup = process::hangups().map_err(process_error("cannot listen to signals"))?;
     if let Some(address) = config.metrics {
         metrics::serve(address).map_err(|e| DaemonError::Metrics { address, reason: e.to_string() })?;
     }
     let mut daemon = Daemon::start(config).await?;
-    let outcast = tokio::select! {
-        signal = signal => {
-            tracing::info!(signal, "ending");
-            None
+    tokio::pin!(signal);
+    let outcast = loop {
+        tokio::select! {
+            signal = &mut signal => {
+                tracing::info!(signal, "ending");
+                break None;
+            }
+            outcast = daemon.ended() => break Some(outcast),
+            _ = hangup.recv() => daemon.look_again(),
         }
-        outcast = daemon.ended() => Some(outcast),
     };
     let stopped = daemon.stop().await;
     match outcast {
@@ -114,8 +118,10 @@ pub struct Daemon {
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     stop: oneshot::Sender<()>,
     membership: JoinHandle<Outcast>,
-    workers: JoinSet<()>,
-    locks: Vec<DirLock>,
+    reports: JoinHandle<()>,
+    keeper: JoinHandle<Keeper>,
+    stop_keeper: oneshot::Sender<()>,
+    again: Arc<Notify>,
 }
 
 impl Daemon {
@@ -130,23 +136,25 @@ impl Daemon {
             .map_err(|source| DaemonError::Listen { address: config.listen.clone(), source })?;
         let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
         let zone = config.zone.clone();
-        let upkeep = config.upkeep();
+        let (upkeep, reserve) = (config.upkeep(), config.reserve);
         let disks = tokio::task::spawn_blocking(move || disks::open(&config))
             .await
             .map_err(|e| process_error("opening the stores was cut off")(io::Error::other(e)))??;
-        let Disks { node: id, cluster, stores, locks } = disks;
-        let (stores, reports): (Vec<_>, Vec<_>) = stores.into_iter().unzip();
-        let lost = lost_at_start(stores.iter().map(|s| s.identity().store).zip(reports));
-        let (node, queues) = Node::new(id, address, zone, stores, cluster, upkeep);
+        let Disks { node: id, cluster, opened, away } = disks;
+        let (node, lost) = Node::new(id, address, zone, cluster, upkeep);
+        let keeper = Keeper::new(&node, &meta, reserve, opened, away);
         let (stop, stopped) = oneshot::channel();
         let (health, serving) = serve(&node, &meta, listener, stopped).await?;
-        let workers = work(&node, &meta, queues, lost);
+        let reports = tokio::spawn(report::run(Arc::clone(&node), meta.clone(), lost));
+        let (stop_keeper, keeper_stopped) = oneshot::channel();
+        let again = Arc::new(Notify::new());
+        let keeper = tokio::spawn(keeper.run(Arc::clone(&again), keeper_stopped));
         tracing::info!(
             listen = %local, advertise = %node.address, node = %node.id, stores = node.stores().count(),
             meta = %meta.address, version = env!("CARGO_PKG_VERSION"), "ready"
         );
         let membership = tokio::spawn(register::keep(Arc::clone(&node), meta));
-        Ok(Self { node, health, serving, stop, membership, workers, locks })
+        Ok(Self { node, health, serving, stop, membership, reports, keeper, stop_keeper, again })
     }
 
     /// What its parts share.
@@ -159,6 +167,11 @@ impl Daemon {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.node.address
+    }
+
+    /// Has failed stores closed, and every directory opened that is not open: disks may have been replaced.
+    pub fn look_again(&self) {
+        self.again.notify_one();
     }
 
     /// Waits until the daemon cannot go on, and says why.
@@ -190,7 +203,10 @@ impl Daemon {
         let _failed = self.stop.send(());
         let served = self.serving.is_finished() || tokio::time::timeout(DRAIN, &mut self.serving).await.is_ok();
         self.node.cut_off_uploads();
-        self.workers.shutdown().await;
+        self.reports.abort();
+        let _ended = self.stop_keeper.send(());
+        let mut keeper = self.keeper.await.map_err(|e| process_error("the disks' keeper was cut off")(e.into()))?;
+        keeper.end_workers().await;
         // Uploads that are cut off remove their files.
         let all = u32::try_from(UPLOADS).unwrap_or(u32::MAX);
         let ended = tokio::time::timeout(CUT_OFF, self.node.uploads.acquire_many(all)).await.is_ok();
@@ -204,7 +220,8 @@ impl Daemon {
             .await
             .map_err(|e| process_error("a disk does not answer; its store was not closed")(e.into()))?
             .map_err(|e| process_error("closing the stores was cut off")(io::Error::other(e)))?;
-        drop(self.locks);
+        // Unlocks the directories.
+        drop(keeper);
         let mut result = Ok(());
         for error in closed.into_iter().filter_map(Result::err) {
             tracing::error!(error = %error, "a store was not closed cleanly");
@@ -241,38 +258,4 @@ async fn serve(
             let _asked = stopped.await;
         });
     Ok((health, tokio::spawn(server)))
-}
-
-/// Starts what works in the background.
-fn work(node: &Arc<Node>, meta: &Meta, queues: Queues, lost: Vec<Lost>) -> JoinSet<()> {
-    let mut workers = JoinSet::new();
-    for (served, lists) in queues.orders {
-        workers.spawn(orders::run(Arc::clone(node), served, lists));
-    }
-    for served in node.stores() {
-        workers.spawn(resync::run(Arc::clone(node), Arc::clone(served), meta.clone()));
-        workers.spawn(housekeeping::run(Arc::clone(node), Arc::clone(served)));
-        workers.spawn(reconcile::run(Arc::clone(node), Arc::clone(served), meta.clone()));
-        workers.spawn(scrub::run(Arc::clone(node), Arc::clone(served)));
-    }
-    workers.spawn(report::run(Arc::clone(node), meta.clone(), queues.lost));
-    let reporter = Arc::clone(node);
-    workers.spawn(async move {
-        for one in lost {
-            reporter.report_lost_waiting(one).await;
-        }
-    });
-    workers
-}
-
-/// Chunks that the stores should have by their own word, and could not read at this start.
-fn lost_at_start(reports: impl Iterator<Item = (dfs_core::id::StoreId, OpenReport)>) -> Vec<Lost> {
-    reports
-        .flat_map(|(store, report)| {
-            report.damaged.into_iter().filter_map(move |damage| {
-                let (slot, id) = damage.chunk?;
-                Some(Lost { store, chunk: ChunkRef { id, len: UNKNOWN_LEN, slot }, loss: Some(report.losses) })
-            })
-        })
-        .collect()
 }

@@ -1,5 +1,6 @@
 //! A whole filesystem on loopback: one metad, some chunkds, some mounts.
 
+use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -54,6 +55,8 @@ pub struct Cluster {
     /// The chunk daemons, unless stopped.
     pub chunkds: Vec<Option<Daemon>>,
     options: Options,
+    /// Further flags of single chunk daemons.
+    flags: HashMap<usize, Vec<String>>,
     metrics: Vec<u16>,
     /// Hosts of their own: metad is host 0, clients host 1, chunkd `n` host `n + 2`. None: all on loopback.
     net: Option<Net>,
@@ -106,6 +109,7 @@ impl Cluster {
             metad: None,
             chunkds: (0..options.nodes).map(|_| None).collect(),
             options,
+            flags: HashMap::new(),
             metrics,
             net,
             dir,
@@ -202,6 +206,7 @@ impl Cluster {
             args.extend(["--metrics".into(), format!("127.0.0.1:{}", self.metrics[n + 1])]);
         }
         args.extend(self.options.chunkd.iter().cloned());
+        args.extend(self.flags.get(&n).into_iter().flatten().cloned());
         let host = self.host(n + 2);
         let daemon = Daemon::start_in(host.as_deref(), &name, "chunkd", &args, &self.log(&name))?;
         self.chunkds[n] = Some(daemon);
@@ -218,6 +223,15 @@ impl Cluster {
             self.metrics.push(free_port());
         }
         self.start_missing()
+    }
+
+    /// Adds a chunk daemon with further flags, and waits until all is healthy.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn add_chunkd_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.flags.insert(self.chunkds.len(), flags.iter().map(ToString::to_string).collect());
+        self.add_chunkds(1)
     }
 
     /// Mounts at `DIR/NAME`.

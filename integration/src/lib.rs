@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod fuzz;
 pub mod job;
+pub mod loopdev;
 pub mod mount;
 pub mod net;
 pub mod oracle;

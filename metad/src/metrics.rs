@@ -16,6 +16,13 @@ pub fn serve(addr: SocketAddr) -> Result<(), metrics_exporter_prometheus::BuildE
     describe_counter!("dfs_metad_log_entries_total", "entries written to the log");
     describe_counter!("dfs_metad_log_bytes_total", "bytes of entries written to the log");
     describe_counter!("dfs_metad_condemned_chunks_total", "chunks condemned");
+    describe_counter!("dfs_metad_healed_chunks_total", "chunks that stores got which they lacked");
+    describe_counter!("dfs_metad_healed_bytes_total", "bytes of those chunks");
+    describe_counter!("dfs_metad_places_given_total", "places in slots given to stores");
+    describe_counter!("dfs_metad_places_left_total", "places in slots that stores left");
+    describe_gauge!("dfs_metad_thin_slots_count", "slots with too few members that have everything and can be reached");
+    describe_gauge!("dfs_metad_copying_members_count", "members of slots whose list is not complete");
+    describe_gauge!("dfs_metad_stores_in_trouble_count", "stores that have failed or are not served");
     describe_gauge!("dfs_metad_sessions_count", "sessions");
     describe_gauge!("dfs_metad_missed_chunks_count", "chunks that stores lack");
     Ok(())
@@ -43,10 +50,39 @@ pub fn condemned(chunks: u64) {
     counter!("dfs_metad_condemned_chunks_total").increment(chunks);
 }
 
-/// Sessions and missed chunks at this moment.
-pub fn state(sessions: usize, missed: u64) {
-    #[allow(clippy::cast_precision_loss)] // a gauge is a float
-    gauge!("dfs_metad_sessions_count").set(sessions as f64);
-    #[allow(clippy::cast_precision_loss)] // a gauge is a float
-    gauge!("dfs_metad_missed_chunks_count").set(missed as f64);
+/// A store has got chunks that it lacked.
+pub fn healed(chunks: u64, bytes: u64) {
+    counter!("dfs_metad_healed_chunks_total").increment(chunks);
+    counter!("dfs_metad_healed_bytes_total").increment(bytes);
+}
+
+/// Places in slots changed hands.
+pub fn places(given: usize, left: usize) {
+    counter!("dfs_metad_places_given_total").increment(given as u64);
+    counter!("dfs_metad_places_left_total").increment(left as u64);
+}
+
+/// How it is at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// Sessions.
+    pub sessions: usize,
+    /// Chunks that stores lack.
+    pub missed: u64,
+    /// Slots with too few members that have everything and can be reached.
+    pub thin_slots: usize,
+    /// Members that copy.
+    pub copying: usize,
+    /// Stores in trouble.
+    pub troubled: usize,
+}
+
+/// Sets the gauges.
+#[allow(clippy::cast_precision_loss)] // a gauge is a float
+pub fn state(state: State) {
+    gauge!("dfs_metad_sessions_count").set(state.sessions as f64);
+    gauge!("dfs_metad_missed_chunks_count").set(state.missed as f64);
+    gauge!("dfs_metad_thin_slots_count").set(state.thin_slots as f64);
+    gauge!("dfs_metad_copying_members_count").set(state.copying as f64);
+    gauge!("dfs_metad_stores_in_trouble_count").set(state.troubled as f64);
 }

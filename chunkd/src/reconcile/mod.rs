@@ -7,7 +7,7 @@
 
 mod slot;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,15 +55,20 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
     }
     let mut due = Instant::now();
     let mut registered = node.registrations();
-    let mut joined: HashMap<SlotId, Instant> = HashMap::new();
+    let mut joined = Joined::default();
     loop {
         // Another metad, or one that was started anew, believes nothing of before.
         if std::mem::replace(&mut registered, node.registrations()) != registered {
             due = Instant::now();
+            joined = Joined::default();
         }
         let all = Instant::now() >= due;
-        let slots = if all { slots_of(&node.map(), &served) } else { changed_slots(&node.map(), &served, &mut joined) };
-        match pass(&node, &served, &meta, slots, Pace::Gentle, |_| true).await {
+        let slots = if all { slots_of(&node.map(), &served) } else { joined.changed(&node.map(), &served) };
+        let tell = |_, same: Option<SlotId>| {
+            joined.settled.extend(same);
+            true
+        };
+        match pass(&node, &served, &meta, slots, Pace::Gentle, tell).await {
             Ok(done) => {
                 if done.lacking + done.removed > 0 {
                     tracing::info!(store = %served.id, ?done, "reconciled");
@@ -91,14 +96,15 @@ pub(crate) enum Pace {
     Hurried,
 }
 
-/// Compares these slots, one pass at a time; `tell` hears of each, and says whether to go on.
+/// Compares these slots, one pass at a time; `tell` hears of each, with the slot if metad knows now that the store has
+/// all of it, and says whether to go on.
 pub(crate) async fn pass(
     node: &Arc<Node>,
     served: &Arc<Served>,
     meta: &Meta,
     slots: Vec<SlotId>,
     pace: Pace,
-    mut tell: impl FnMut(Progress) -> bool,
+    mut tell: impl FnMut(Progress, Option<SlotId>) -> bool,
 ) -> Result<Progress, Status> {
     let mut done = Progress { of: u32::try_from(slots.len()).unwrap_or(u32::MAX), ..Progress::default() };
     if slots.is_empty() {
@@ -109,17 +115,20 @@ pub(crate) async fn pass(
     let mut unknown = std::mem::take(&mut *served.unknown());
     let mut result = Ok(());
     for slot in slots {
-        let began = Instant::now();
+        let (began, mut same) = (Instant::now(), None);
         // One that cannot be compared now must not be in the way of the others.
         match slot::reconcile(node, served, meta, slot, &mut unknown, &mut done).await {
-            Ok(()) => done.slots += 1,
+            Ok(is_same) => {
+                done.slots += 1;
+                same = is_same.then_some(slot);
+            }
             Err(e) if result.is_err() => {
                 tracing::debug!(%slot, code = ?e.code(), "a second slot could not be compared; later");
                 break;
             }
             Err(e) => result = Err(e),
         }
-        if !tell(done) {
+        if !tell(done, same) {
             break;
         }
         if pace == Pace::Gentle {
@@ -140,24 +149,68 @@ pub(crate) fn slots_of(map: &ClusterMap, served: &Served) -> Vec<SlotId> {
     slots
 }
 
-/// Slots that the store has left, and, once, those that it has become a full member of: before that is seen nobody
-/// removes what he has of them.
-fn changed_slots(map: &ClusterMap, served: &Served, full: &mut HashMap<SlotId, Instant>) -> Vec<SlotId> {
-    let mut slots = served.store.slots();
-    slots.retain(|slot| has_left(map, *slot, served.id));
-    let is_full = |slot: &SlotId| map.slots.get(slot).and_then(|s| s.member(served.id)).is_some_and(|m| m.full);
-    full.retain(|slot, _| is_full(slot));
-    for slot in map.slots.keys().filter(|slot| is_full(slot)) {
-        // What it lacks by then is fetched in the meantime: a second and a third look.
-        let since = full.entry(*slot).or_insert_with(Instant::now);
-        if since.elapsed() < SETTLE {
-            slots.push(*slot);
-        }
+/// Slots that the store has become a full member of: before metad has seen that it has everything nobody removes what he
+/// has of them.
+#[derive(Debug, Default)]
+struct Joined {
+    since: HashMap<SlotId, Instant>,
+    /// Those of which metad has seen it.
+    settled: HashSet<SlotId>,
+}
+
+impl Joined {
+    /// Slots that the store has left, and those that it has become a full member of.
+    fn changed(&mut self, map: &ClusterMap, served: &Served) -> Vec<SlotId> {
+        let mut slots = served.store.slots();
+        slots.retain(|slot| has_left(map, *slot, served.id));
+        slots.extend(self.unsettled(map, served.id, Instant::now()));
+        slots
     }
-    slots
+
+    fn unsettled(&mut self, map: &ClusterMap, store: StoreId, now: Instant) -> Vec<SlotId> {
+        let is_full = |slot: &SlotId| map.slots.get(slot).and_then(|s| s.member(store)).is_some_and(|m| m.full);
+        self.since.retain(|slot, _| is_full(slot));
+        self.settled.retain(is_full);
+        let mut slots = Vec::new();
+        for slot in map.slots.keys().filter(|slot| is_full(slot) && !self.settled.contains(slot)) {
+            // What it lacks by then is fetched in the meantime: a second and a third look.
+            let since = self.since.entry(*slot).or_insert(now);
+            if now.saturating_duration_since(*since) < SETTLE {
+                slots.push(*slot);
+            }
+        }
+        slots
+    }
 }
 
 /// Whether a store is no member of a slot that metad knows.
 fn has_left(map: &ClusterMap, slot: SlotId, store: StoreId) -> bool {
     map.slots.get(&slot).is_some_and(|s| s.member(store).is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_core::cluster::{Member, Slot};
+
+    use super::*;
+
+    #[test]
+    fn a_slot_is_compared_until_metad_has_seen_it_and_not_for_ever() {
+        let (slot, store, now) = (SlotId(1), StoreId(7), Instant::now());
+        let map = |full| {
+            let members = vec![Member { store, full }];
+            ClusterMap { slots: [(slot, Slot { members })].into(), ..ClusterMap::default() }
+        };
+        let mut joined = Joined::default();
+        assert!(joined.unsettled(&map(false), store, now).is_empty(), "it still copies");
+        assert_eq!(joined.unsettled(&map(true), store, now), [slot]);
+        assert!(joined.unsettled(&map(true), StoreId(8), now).is_empty(), "of another store");
+        assert_eq!(joined.unsettled(&map(true), store, now), [slot]);
+        joined.settled.insert(slot);
+        assert!(joined.unsettled(&map(true), store, now).is_empty());
+        // It has left, and come again.
+        assert!(joined.unsettled(&map(false), store, now).is_empty());
+        assert_eq!(joined.unsettled(&map(true), store, now), [slot]);
+        assert!(joined.unsettled(&map(true), store, now + SETTLE).is_empty(), "in its turn from now on");
+    }
 }

@@ -22,6 +22,7 @@ const THROW: usize = 4096;
 /// How long metad may take to read its list of a slot.
 const COMPARE: Duration = Duration::from_secs(25);
 
+/// Whether metad knows now that the store has all that it should have of the slot.
 pub(super) async fn reconcile(
     node: &Arc<Node>,
     served: &Arc<Served>,
@@ -29,31 +30,33 @@ pub(super) async fn reconcile(
     slot: SlotId,
     unknown: &mut Unknown,
     done: &mut Progress,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     // Of a slot that the store has left only the name is of interest.
     let digest = if has_left(&node.map(), slot, served.id) {
         Digester::default().finish()
     } else {
         let store = Arc::clone(&served.store);
-        node.background.run(move || store.digest(slot)).await?
+        served.background.run(move || store.digest(slot)).await?
     };
     let verdict = compare(served, meta, slot, digest).await?;
     metrics::compared();
     match Comparison::try_from(verdict.comparison).unwrap_or(Comparison::Unspecified) {
         Comparison::Different => {
             let (found, complete) = lists(node, served, meta, slot, done).await?;
+            let mut same = false;
             if let Some(complete) = complete {
                 // It has all that it should, and more: what is on its way is no difference.
-                compare(served, meta, slot, complete).await?;
+                same = compare(served, meta, slot, complete).await?.comparison() == Comparison::Same;
             }
-            old(node, served, slot, unknown, found, verdict.may_remove, done).await
+            old(node, served, slot, unknown, found, verdict.may_remove, done).await?;
+            Ok(same)
         }
-        Comparison::Stranger => leave(node, served, meta, slot, done).await,
+        Comparison::Stranger => leave(node, served, meta, slot, done).await.map(|()| false),
         Comparison::Same => {
             unknown.retain(|(s, _), _| *s != slot);
-            Ok(())
+            Ok(true)
         }
-        Comparison::Source | Comparison::Unspecified => Ok(()),
+        Comparison::Source | Comparison::Unspecified => Ok(false),
     }
 }
 
@@ -159,7 +162,7 @@ async fn report(node: &Arc<Node>, served: &Arc<Served>, slot: SlotId, lacking: &
     tracing::warn!(store = %served.id, %slot, chunks = lacking.len(), "chunks that should be here are not");
     metrics::reconciled_lacking(lacking.len());
     let store = Arc::clone(&served.store);
-    let loss = node.background.run(move || store.note_loss()).await?.map_err(|e| store_status(&e))?;
+    let loss = served.background.run(move || store.note_loss()).await?.map_err(|e| store_status(&e))?;
     for chunk in lacking {
         tell(node, served, ChunkRef { id: chunk.id, len: chunk.len, slot }, loss).await;
     }
@@ -219,7 +222,7 @@ async fn throw_out(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let keep = (keep == Keep::Trash).then_some(now);
     let (gone, work) = (ids.clone(), move || store.throw_out(slot, &ids, keep));
-    let Some(thrown) = node.background.run(work).await?.map_err(|e| store_status(&e))? else { return Ok(0) };
+    let Some(thrown) = served.background.run(work).await?.map_err(|e| store_status(&e))? else { return Ok(0) };
     if let Some(e) = &thrown.error {
         tracing::error!(store = %served.id, %slot, error = %e, "not all that is to be removed could be");
     }

@@ -2,7 +2,7 @@
 //! written, so one source may go on where another ended.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_core::chunk::{ChunkRef, verify};
 use dfs_proto::v1;
@@ -22,8 +22,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// Fetches a chunk and puts it in place; the numbers that held then.
 pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> Result<PutDone, Status> {
     let store = Arc::clone(&served.store);
-    let upload = node.background.run(move || store.begin(chunk.slot)).await?.map_err(|e| put_status(&e))?;
-    let mut copy = Copy { node, chunk, upload: Some(upload), offset: 0 };
+    let upload = served.background.run(move || store.begin(chunk.slot)).await?.map_err(|e| put_status(&e))?;
+    let mut copy = Copy { node, served, chunk, upload: Some(upload), offset: 0 };
     for source in sources::of(node, served.id, chunk.slot) {
         match copy.from(&source).await {
             Ok(()) => return copy.finish().await,
@@ -45,6 +45,7 @@ enum Trouble {
 
 struct Copy<'a> {
     node: &'a Arc<Node>,
+    served: &'a Arc<Served>,
     chunk: ChunkRef,
     /// Absent only while a thread has it.
     upload: Option<Upload>,
@@ -56,8 +57,8 @@ impl Copy<'_> {
     async fn from(&mut self, source: &Source) -> Result<(), Trouble> {
         let mut client = self.node.peers.chunks(&source.address).map_err(Trouble::Source)?;
         while self.offset < self.chunk.len {
-            let began = Instant::now();
             let len = RANGE.min(self.chunk.len - self.offset);
+            self.served.pace.take(u64::from(len)).await;
             let request = v1::ReadRequest {
                 store: source.store.to_bytes().to_vec(),
                 chunk: Some(self.chunk.into()),
@@ -70,8 +71,6 @@ impl Copy<'_> {
                 .map_err(Trouble::Source)?
                 .into_inner();
             self.write(source, len, response.slice).await?;
-            // Others use the disks and the network as well.
-            tokio::time::sleep(began.elapsed() / 4).await;
         }
         Ok(())
     }
@@ -89,7 +88,7 @@ impl Copy<'_> {
             };
             (upload, written)
         };
-        let (upload, written) = self.node.background.run(work).await.map_err(Trouble::Here)?;
+        let (upload, written) = self.served.background.run(work).await.map_err(Trouble::Here)?;
         self.upload = Some(upload);
         match written {
             Ok(Ok(())) => {
@@ -108,7 +107,7 @@ impl Copy<'_> {
     async fn finish(mut self) -> Result<PutDone, Status> {
         let upload = self.upload.take().ok_or_else(|| Status::internal("an upload was cut off"))?;
         let chunk = self.chunk;
-        let done = self.node.background.run(move || upload.finish(chunk.id, u64::from(chunk.len))).await?;
+        let done = self.served.background.run(move || upload.finish(chunk.id, u64::from(chunk.len))).await?;
         let done = done.map_err(|e| put_status(&e))?;
         metrics::resynced(u64::from(chunk.len));
         Ok(done)

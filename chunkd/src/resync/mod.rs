@@ -157,7 +157,7 @@ async fn look(
             Err(_) => continue,
         }
         let store = Arc::clone(&served.store);
-        let had = node
+        let had = served
             .background
             .run(move || store.have(chunk.slot, &[chunk.id]))
             .await?

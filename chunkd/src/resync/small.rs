@@ -19,6 +19,8 @@ use crate::store::PutError;
 const BATCH_CHUNKS: usize = 512;
 /// Bytes in one batch.
 const BATCH_BYTES: u64 = 2 << 20;
+/// A chunk costs at least as much as so many bytes: it has a record of its own.
+const LEAST_COST: u64 = 4096;
 /// How long a batch may take to come.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,7 @@ pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, batch: &[Chunk
             break;
         }
         let asked: Vec<ChunkRef> = wanted.values().copied().collect();
+        served.pace.take(asked.iter().map(|c| u64::from(c.len).max(LEAST_COST)).sum()).await;
         let came = match ask(node, &source, &asked).await {
             Ok(came) => came,
             Err(e) => {
@@ -94,7 +97,7 @@ async fn put(
     let Some(slot) = came.first().map(|c| c.0.slot) else { return Ok(Vec::new()) };
     let chunks: Vec<(ChunkId, Bytes)> = came.iter().map(|(chunk, data)| (chunk.id, data.clone())).collect();
     let store = Arc::clone(&served.store);
-    let results = node.background.run(move || store.put_batch(slot, &chunks)).await?;
+    let results = served.background.run(move || store.put_batch(slot, &chunks)).await?;
     let mut done = Vec::new();
     for ((chunk, _), result) in came.iter().zip(results) {
         match result {

@@ -20,7 +20,7 @@ pub(super) async fn put_batch(node: &Arc<Node>, request: v1::PutBatchRequest) ->
     let (chunks, bytes) = decode(request.chunks)?;
     let permit = room(&node.batch_kib, bytes).await?;
     let target = Arc::clone(&served);
-    let results = node
+    let results = served
         .writes
         .run(move || {
             let _permit = permit;
@@ -61,7 +61,7 @@ pub(super) async fn find(node: &Arc<Node>, request: v1::FindRequest) -> Result<v
     let served = store(node, &request.store)?;
     let chunks = wire::chunk_refs(request.chunks, LIST_CHUNKS as usize)?;
     let target = Arc::clone(&served);
-    let found = node.writes.run(move || look_up(&target, &chunks)).await??;
+    let found = served.writes.run(move || look_up(&target, &chunks)).await??;
     Ok(v1::FindResponse { found })
 }
 
@@ -84,7 +84,8 @@ pub(super) async fn list(node: &Arc<Node>, request: v1::ListRequest) -> Result<v
     }
     let after = if request.after.is_empty() { None } else { Some(wire::chunk_id(&request.after)?) };
     let (slot, limit) = (SlotId(request.slot), request.limit as usize);
-    let chunks = node.reads.run(move || served.store.list(slot, after, limit)).await?;
+    let target = Arc::clone(&served);
+    let chunks = served.reads.run(move || target.store.list(slot, after, limit)).await?;
     let end = chunks.len() < limit;
     let chunks = chunks.into_iter().map(|(id, len)| v1::ListedChunk { id: id.0.to_vec(), len }).collect();
     Ok(v1::ListResponse { chunks, end })

@@ -105,7 +105,7 @@ fn store(node: &Node, id: &[u8]) -> Result<Arc<Served>, Status> {
 }
 
 fn known(node: &Node, id: StoreId) -> Result<Arc<Served>, Status> {
-    node.store(id).cloned().ok_or_else(|| Status::not_found(format!("this node has no store {id}")))
+    node.store(id).ok_or_else(|| Status::not_found(format!("this node has no store {id}")))
 }
 
 /// Refuses writers of another cluster, and all of them while none is known.

@@ -110,8 +110,8 @@ async fn drive(
     let mut forwards = Vec::new();
     let (local, work) = Lane::new(DEADLINE);
     let mut lanes = vec![local];
-    let (n, served, slot, to) = (Arc::clone(&node), Arc::clone(&plan.served), plan.slot, answers.clone());
-    tasks.spawn(lane::run(plan.served.id, work, answers.clone(), move |steps| write(n, served, slot, steps, to)));
+    let (served, slot, to) = (Arc::clone(&plan.served), plan.slot, answers.clone());
+    tasks.spawn(lane::run(plan.served.id, work, answers.clone(), move |steps| write(served, slot, steps, to)));
     for target in plan.targets {
         let (lane, work) = Lane::new(STALL);
         lanes.push(lane);
@@ -190,14 +190,13 @@ pub(crate) fn check_part(before: u64, bytes: &Bytes) -> Result<u64, Status> {
 
 /// The lane of the store here.
 async fn write(
-    node: Arc<Node>,
     served: Arc<Served>,
     slot: SlotId,
     mut steps: mpsc::Receiver<Step>,
     answers: Answers,
 ) -> Result<Option<Ack>, Status> {
     let store = Arc::clone(&served.store);
-    let mut upload = node.writes.run(move || store.begin(slot)).await?.map_err(|e| put_status(&e))?;
+    let mut upload = served.writes.run(move || store.begin(slot)).await?.map_err(|e| put_status(&e))?;
     let mut told = Told::new();
     loop {
         let step = tokio::select! {
@@ -215,9 +214,9 @@ async fn write(
                     (upload, written)
                 };
                 let written;
-                (upload, written) = node.writes.run(work).await?;
+                (upload, written) = served.writes.run(work).await?;
                 if let Err(e) = written {
-                    give_up(&node, upload).await?;
+                    give_up(&served, upload).await?;
                     return Err(put_status(&e));
                 }
                 told.taken += len;
@@ -226,13 +225,13 @@ async fn write(
                 }
             }
             Some(Step::Name { id, len }) => {
-                let done = node.writes.run(move || upload.finish(id, u64::from(len))).await?;
+                let done = served.writes.run(move || upload.finish(id, u64::from(len))).await?;
                 let done = done.map_err(|e| put_status(&e))?;
                 metrics::put_chunk(u64::from(len));
                 return Ok(Some(served.ack(done)));
             }
             None => {
-                give_up(&node, upload).await?;
+                give_up(&served, upload).await?;
                 return Ok(None);
             }
         }
@@ -240,8 +239,8 @@ async fn write(
 }
 
 /// Dropping an upload removes its file, which may wait for the disk.
-async fn give_up(node: &Node, upload: crate::store::Upload) -> Result<(), Status> {
-    node.writes.run(move || drop(upload)).await
+async fn give_up(served: &Served, upload: crate::store::Upload) -> Result<(), Status> {
+    served.writes.run(move || drop(upload)).await
 }
 
 /// What the client was told of how far the store is.

@@ -33,7 +33,7 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
     let bytes = wide.end - wide.start;
     let room = room(&node.read_kib, COPIES * (bytes + PROOF)).await?;
     let target = Arc::clone(&served);
-    let result = node
+    let result = served
         .reads
         .run(move || {
             check_len(&target, &chunk)?;
@@ -77,7 +77,7 @@ pub(super) async fn read_batch(
     }
     let room = room(&node.read_kib, COPIES * bytes).await?;
     let target = Arc::clone(&served);
-    let read = node
+    let read = served
         .reads
         .run(move || {
             let one = |chunk: ChunkRef| {

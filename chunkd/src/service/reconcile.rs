@@ -22,7 +22,7 @@ pub(super) fn begin(node: &Arc<Node>, meta: &Meta, request: &v1::ReconcileReques
     tokio::spawn(async move {
         let slots = reconcile::slots_of(&node.map(), &served);
         // Of progress that nobody has read yet the next does as well.
-        let heard = |p: Progress| !matches!(tell.try_send(Ok(words(p))), Err(mpsc::error::TrySendError::Closed(_)));
+        let heard = |p: Progress, _| !matches!(tell.try_send(Ok(words(p))), Err(mpsc::error::TrySendError::Closed(_)));
         let last = match reconcile::pass(&node, &served, &meta, slots, Pace::Hurried, heard).await {
             Ok(p) => Ok(v1::ReconcileResponse { done: true, ..words(p) }),
             Err(status) => Err(status),

@@ -24,6 +24,7 @@
 //! tmp/                           unfinished; emptied at start
 //! bad/                           what turned out corrupt, for a person to look at
 //! trash/                         what nobody knew, for a day
+//! neighbours                     which stores the node has, see `disks`; may be missing
 //! scrubbed                       how far the scrub is; may be missing
 //! ```
 

@@ -1,5 +1,6 @@
 //! Failures that nobody should notice: lost nodes, emptied nodes, rotten bytes, nodes that come back.
 
+mod disks;
 mod drain;
 mod faults;
 mod history;

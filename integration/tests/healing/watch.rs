@@ -63,10 +63,20 @@ pub(crate) fn until_settled(cluster: &Cluster, within: Duration) -> Result<()> {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The id of the store in a directory.
+pub(crate) fn store_in(dir: &Path) -> Result<String> {
+    let identity = std::fs::read(dir.join("identity"))?;
+    Ok(hex(identity.get(12..28).context("an identity")?))
+}
+
 /// The node of the store in chunkd `n`'s directory, as `dfs node ls` has it.
 pub(crate) fn node(cluster: &Cluster, n: usize) -> Result<Value> {
     let identity = std::fs::read(cluster.chunkd_dir(n).join("identity"))?;
-    let id: String = identity[28..44].iter().map(|b| format!("{b:02x}")).collect();
+    let id = hex(identity.get(28..44).context("an identity")?);
     let out = cluster.dfs(&["node", "ls", "--json"])?;
     let nodes: Value = serde_json::from_slice(&out.stdout)?;
     let found = nodes.as_array().and_then(|all| all.iter().find(|n| n["id"] == id.as_str()));

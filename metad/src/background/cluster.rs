@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use dfs_core::cluster::{Node, NodeState};
+use dfs_core::cluster::{Member, Node, NodeState, Slot};
 use dfs_core::limits::SLOTS_PER_STORE;
 
 use super::{StepError, command};
 use crate::machine::command::Command;
 use crate::machine::{choose, read};
+use crate::metrics::State;
 use crate::service::Shared;
 
 /// Slots are made when nobody has registered for this long: stores that start together get them together.
@@ -83,8 +84,16 @@ pub(super) async fn count_missed(shared: &Shared) -> Result<(), StepError> {
         Ok::<_, crate::machine::Fault>(counts)
     })
     .await??;
-    let sessions = shared.sessions.view(Instant::now()).len();
-    crate::metrics::state(sessions, counts.values().sum());
+    let map = shared.engine.map().borrow().clone();
+    let is_good = |m: &&Member| m.full && map.is_reachable(m.store) && !counts.contains_key(&m.store);
+    let is_thin = |s: &&Slot| s.members.iter().filter(is_good).count() < usize::from(map.replicas);
+    crate::metrics::state(State {
+        sessions: shared.sessions.view(Instant::now()).len(),
+        missed: counts.values().sum(),
+        thin_slots: map.slots.values().filter(is_thin).count(),
+        copying: map.slots.values().flat_map(|s| &s.members).filter(|m| !m.full).count(),
+        troubled: shared.nodes.troubles(&map).len(),
+    });
     shared.nodes.set_missed(counts);
     Ok(())
 }

@@ -44,6 +44,7 @@ impl Mover {
         for (store, slots) in to_list(shared).await? {
             list(shared, store, &slots).await?;
         }
+        forget(shared).await?;
         retire(shared).await
     }
 }
@@ -83,6 +84,7 @@ async fn carry_out(shared: &Shared, changes: &[Change]) -> Result<(), StepError>
             given_away += usize::from(lost);
         }
     }
+    crate::metrics::places(joins.len(), left + given_away);
     if !joins.is_empty() || left + given_away > 0 {
         tracing::info!(joining = joins.len(), left, lost = given_away, "places in slots were given to other stores");
     }
@@ -165,6 +167,18 @@ async fn list(shared: &Shared, store: StoreId, slots: &[SlotId]) -> Result<(), S
                 break;
             }
         }
+    }
+    Ok(())
+}
+
+/// Lost stores that their nodes do not serve any more and that have no place are no more: their disks were replaced.
+async fn forget(shared: &Shared) -> Result<(), StepError> {
+    let map = shared.engine.map().borrow().clone();
+    let lost = shared.nodes.lost(&map, Instant::now());
+    let placed: BTreeSet<StoreId> = map.slots.values().flat_map(|s| &s.members).map(|m| m.store).collect();
+    for store in shared.nodes.unserved(&map).intersection(&lost).filter(|s| !placed.contains(s)) {
+        tracing::info!(%store, "a store that its node has lost, and whose places others have, is forgotten");
+        command(shared, Command::ForgetStore { store: *store }).await?;
     }
     Ok(())
 }

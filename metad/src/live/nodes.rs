@@ -39,6 +39,16 @@ struct State {
     registered: Option<Instant>,
 }
 
+impl State {
+    fn unserved(&self, map: &ClusterMap) -> impl Iterator<Item = StoreId> {
+        let lives =
+            |node| self.heard.contains_key(&node) && map.nodes.get(&node).is_some_and(|n| n.state.is_reachable());
+        let unserved =
+            move |id: &StoreId, node| lives(node) && self.stores.get(id).is_none_or(|beat| beat.node != node);
+        map.stores.iter().filter(move |(id, s)| unserved(id, s.node)).map(|(id, _)| *id)
+    }
+}
+
 /// All nodes; one lock, held for moments.
 #[derive(Debug)]
 pub struct Nodes {
@@ -148,9 +158,17 @@ impl Nodes {
         state.troubles.extend(troubles.into_iter().map(|(store, what)| (store, (node, what))));
     }
 
-    /// What is wrong with each store that has said so.
-    pub fn troubles(&self) -> Vec<(StoreId, String)> {
-        self.lock().troubles.iter().map(|(store, (_, what))| (*store, what.clone())).collect()
+    /// What is wrong with each store, of those where something is.
+    pub fn troubles(&self, map: &ClusterMap) -> Vec<(StoreId, String)> {
+        let state = self.lock();
+        let said = state.troubles.iter().map(|(store, (_, what))| (*store, what.clone()));
+        let silent = state.unserved(map).map(|store| (store, "its node does not serve it: see that node's log".into()));
+        said.chain(silent).collect()
+    }
+
+    /// Stores that their nodes, which live, do not serve any more.
+    pub fn unserved(&self, map: &ClusterMap) -> BTreeSet<StoreId> {
+        self.lock().unserved(map).collect()
     }
 
     /// How many chunks a store lacks, as last counted.
@@ -332,6 +350,8 @@ mod tests {
         }
         assert_eq!(nodes.closed(&map).len(), 2);
         assert_eq!(lost(132), [11, 12]);
+        assert_eq!(nodes.unserved(&map), BTreeSet::from([StoreId(12)]));
+        assert_eq!(nodes.troubles(&map).iter().map(|t| t.0).collect::<Vec<_>>(), [StoreId(12)]);
         nodes.forgive(Duration::from_secs(5), at(132));
         assert_eq!(lost(132), [0; 0]);
         nodes.heard(NodeId(1), &[says(11, 5, true), says(12, 5, true)], at(137));

@@ -164,6 +164,11 @@ pub enum Command {
         /// Whether.
         draining: bool,
     },
+    /// A store is no more: its disk was replaced or taken away. Not one that is a member of a slot.
+    ForgetStore {
+        /// Which.
+        store: StoreId,
+    },
 }
 
 /// A chunk that a store has got: the same numbers as in the answer to a put.

@@ -124,6 +124,7 @@ fn run(txn: &mut Txn<'_, '_>, command: &Command) -> Result<Reply, Stop> {
         Command::AddMembers { adds } => ops::member::join(txn, adds),
         Command::DropMember { slot, store, lost } => ops::member::leave(txn, *slot, *store, *lost),
         Command::CopyMember { slot, store, limit } => ops::member::list(txn, *slot, *store, *limit),
+        Command::ForgetStore { store } => ops::node::forget_store(txn, *store),
         Command::SetDraining { node, draining } => ops::node::set_draining(txn, *node, *draining),
     }
 }

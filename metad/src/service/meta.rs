@@ -75,7 +75,7 @@ impl Meta for Service {
             node_silence_ms: map.nodes.keys().map(|id| silence(*id)).collect(),
             version: env!("CARGO_PKG_VERSION").into(),
             healing: Some(healing),
-            troubles: shared.nodes.troubles().into_iter().map(trouble).collect(),
+            troubles: shared.nodes.troubles(&map).into_iter().map(trouble).collect(),
         }))
     }
 

@@ -145,6 +145,7 @@ impl Nodes for Service {
         for command in commands {
             if let Command::MissedDone { chunks, .. } = &command {
                 self.0.healing.done(chunks.len() as u64, got_bytes, now());
+                crate::metrics::healed(chunks.len() as u64, got_bytes);
             }
             if let Command::AddMissed { store, chunks, .. } = &command {
                 let map = self.0.map();

@@ -11,7 +11,7 @@ use crate::machine::command::{RegisterNode, Reply};
 use crate::machine::ops::member::{forget_copy, put_slot};
 use crate::machine::txn::{Res, Txn};
 use crate::schema::cluster::{NodeRow, StoreRow};
-use crate::schema::keys;
+use crate::schema::{Record, keys};
 
 /// Nodes in one cluster.
 const NODES: usize = 1000;
@@ -86,6 +86,19 @@ pub(in crate::machine) fn set_draining(txn: &mut Txn<'_, '_>, node: NodeId, drai
         txn.put(keys::node(node), &NodeRow::from(&row));
         txn.change_map()?.nodes.insert(node, row);
     }
+    Ok(Reply::Done)
+}
+
+/// The highest number of a loss that it has told stays known, should it come back.
+pub(in crate::machine) fn forget_store(txn: &mut Txn<'_, '_>, store: StoreId) -> Res<Reply> {
+    if !txn.map.stores.contains_key(&store) {
+        return Err(Refusal::NotFound.into());
+    }
+    if txn.map.slots.values().any(|slot| slot.member(store).is_some()) {
+        return Err(Refusal::NotPermitted.into());
+    }
+    txn.kv.delete(StoreRow::TABLE, keys::store(store));
+    txn.change_map()?.stores.remove(&store);
     Ok(Reply::Done)
 }
 

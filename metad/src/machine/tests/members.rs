@@ -117,6 +117,23 @@ fn draining_is_kept_over_everything_a_node_does() {
     assert_eq!(rig.apply(Command::SetDraining { node: NodeId(99), draining: true }), Err(Refusal::NotFound));
 }
 
+#[test]
+fn a_store_without_places_can_be_forgotten_and_come_back() {
+    let (mut rig, _) = with_chunks();
+    rig.register(NEW, 5);
+    rig.ok(Command::AddMembers { adds: vec![(SLOT, NEW)] });
+    let forget = Command::ForgetStore { store: NEW };
+    assert_eq!(rig.apply(forget.clone()), Err(Refusal::NotPermitted));
+    rig.ok(leave(NEW, true));
+    rig.ok(forget.clone());
+    assert!(!rig.machine.map().stores.contains_key(&NEW));
+    assert_eq!(rig.apply(forget), Err(Refusal::NotFound));
+    assert_eq!(rig.register(NEW, 6), [NEW], "nothing is believed of it");
+    rig.ok(Command::AddMembers { adds: vec![(SLOT, NEW)] });
+    assert!(!more(&rig.ok(list(NEW, 100))));
+    assert!(read::missed_count(&rig.kv, NEW).unwrap() > 0);
+}
+
 /// The order number that answers carry: stores hear of each order at once here.
 fn order(rig: &Rig) -> OrderNo {
     OrderNo { incarnation: 1, index: LogIndex(rig.index) }
