@@ -79,6 +79,8 @@ pub const LABEL_BYTES: usize = 255;
 pub const TTL: Duration = Duration::from_secs(1);
 /// A request that has no answer by then fails with EIO.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// A session that no stream has served for so long is stale: its client is dead, or would have come back.
+pub const SESSION_GONE: Duration = Duration::from_secs(10);
 /// A session this long silent is stale.
 pub const SESSION_STALE: Duration = Duration::from_secs(30);
 /// A session this long silent is ended.

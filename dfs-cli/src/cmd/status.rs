@@ -303,7 +303,9 @@ fn text(r: &Report) -> String {
     });
     let head = ["STORE", "NODE", "FREE", "DISK", "SLOTS", "MISSED", "TROUBLE"];
     let _ = write!(out, "\nstores\n{}", table(head, &rows.collect::<Vec<_>>()));
-    let rows = r.sessions.iter().map(|s| [s.id.to_string(), s.client.clone(), silence(s.silence_ms)]);
+    // What a client says of its process is for other clients.
+    let name = |s: &Session| s.client.split(" [").next().unwrap_or_default().to_owned();
+    let rows = r.sessions.iter().map(|s| [s.id.to_string(), name(s), silence(s.silence_ms)]);
     let _ = write!(out, "\nsessions\n{}", table(["SESSION", "CLIENT", "HEARD"], &rows.collect::<Vec<_>>()));
     out
 }

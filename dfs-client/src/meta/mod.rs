@@ -12,6 +12,7 @@ pub(crate) mod fake;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod inos;
+mod kin;
 mod outbox;
 mod report;
 mod session;
@@ -91,7 +92,7 @@ impl Shared {
     fn new(config: &ClientConfig) -> Self {
         Self {
             addr: config.meta.clone(),
-            client_name: config.client_name.clone(),
+            client_name: kin::marked(&config.client_name),
             deadline: config.deadline,
             connect_deadline: config.connect_deadline,
             calls: Mutex::new(Calls::new()),

@@ -19,7 +19,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::calls::After;
 use super::outbox::Outbox;
-use super::{Loads, Shared};
+use super::{Loads, Shared, kin};
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 
@@ -79,6 +79,8 @@ pub(super) async fn start(shared: &Arc<Shared>, channel: Channel) -> FsResult<()
         sleep(pause).await;
         pause = (pause * 2).min(BACKOFF_LAST);
     };
+    // Before anybody asks who has which lock.
+    kin::bury_dead(&wire).await;
     tokio::spawn(run(Arc::clone(shared), wire, stream));
     Ok(())
 }

@@ -145,3 +145,41 @@ fn sqlite_with_a_journal_that_stays_and_several_writers() -> Result<()> {
     survives("persist")?;
     survives("truncate")
 }
+
+/// The index of the log lies in shared memory, which nobody syncs. When everything has crashed it is older than the log,
+/// and must be made anew: so the locks that tell that somebody uses it must have gone with the crash.
+#[test]
+fn sqlite_reads_its_log_again_after_everything_has_crashed() -> Result<()> {
+    let metad = vec!["--session-end-s".to_owned(), "10".to_owned()];
+    let mut stage = Stage::start_with(Options { metad, ..Options::default() })?;
+    let db = Database::new(&stage, "wal")?;
+    let script = format!(
+        "import sqlite3, subprocess, sys, time\n\
+         db = sqlite3.connect('{0}', isolation_level=None)\n\
+         db.execute('pragma synchronous=full')\n\
+         def put(n): db.execute('insert into entry(writer, n) values (0, ?)', (n,))\n\
+         for n in range(10): put(n)\n\
+         subprocess.run(['sync', '-f', '{0}'], check=True)\n\
+         for n in range(10, 15): put(n)\n\
+         print('done', flush=True)\n\
+         time.sleep(100)\n",
+        db.path.display()
+    );
+    let mut job = Job::start(Command::new("python3").args(["-c", &script]), &stage.log("writer"))?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while !job.output().contains("done") {
+        ensure!(
+            job.ended()?.is_none() && Instant::now() < until,
+            "the writer does not come to an end: {}",
+            job.output()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    stage.kill9()?;
+    job.kill9()?;
+    stage.revive()?;
+    let count = format!("sqlite3 -cmd '.timeout 60000' {} 'select count(*) from entry'", db.path.display());
+    let found = tool::sh(Path::new("/"), &count)?;
+    ensure!(found.trim() == "15", "15 were committed, {} are there", found.trim());
+    stage.finish()
+}

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -212,38 +212,84 @@ soon("the lock of a closed file stays", lambda: ofd(two, R), lambda l: l == "ok"
     scene.finish()
 }
 
-#[test]
-fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
-    let mut scene = Scene::new()?;
-    let mut other = scene.cluster.mount("other")?;
-    fs::write(scene.path("f"), b"")?;
-    let ready = scene.cluster.dir().join("ready");
-    let script =
-        "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'ok'; open(sys.argv[2], 'w').close(); time.sleep(600)";
-    let tools = format!("TOOLS = {}\nexec(TOOLS)\n{script}", python_text(TOOLS));
-    let mut holder = Command::new("python3").args(["-c", &tools]).args([&other.path.join("f"), &ready]).spawn()?;
-    let outcome = (|| {
+/// A process that has locked a file until it is dropped.
+struct Holder(Child);
+
+impl Holder {
+    /// Returns when it has the lock.
+    fn start(scene: &Scene, file: &Path) -> Result<Self> {
+        let ready = scene.cluster.dir().join("ready");
+        let script =
+            "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'ok'; open(sys.argv[2], 'w').close(); time.sleep(600)";
+        let tools = format!("TOOLS = {}\nexec(TOOLS)\n{script}", python_text(TOOLS));
+        let holder = Self(Command::new("python3").args(["-c", &tools]).args([file, &ready]).spawn()?);
         let until = Instant::now() + Duration::from_secs(30);
         while !ready.exists() {
             ensure!(Instant::now() < until, "the lock was not taken");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let taken = "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'EAGAIN'; a.end()";
-        python(taken, &[&scene.path("f")])?;
-        if let Some(mut metad) = scene.cluster.metad.take() {
-            metad.kill9()?;
-        }
-        scene.cluster.start_missing()?;
-        python(taken, &[&scene.path("f")])?;
-        // The end of the process that serves the mount ends its session, in order.
-        other.daemon.terminate(Duration::from_secs(60))?;
-        python("a = Keeper(sys.argv[1]); assert a('lock(fd, W, wait=True)') == 'ok'; a.end()", &[&scene.path("f")])?;
-        Ok(())
-    })();
-    holder.kill()?;
-    holder.wait()?;
-    outcome?;
+        fs::remove_file(ready)?;
+        Ok(holder)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // One that has ended by itself is as good.
+        let _gone = self.0.kill();
+        let _waited = self.0.wait();
+    }
+}
+
+#[test]
+fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let mut other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"")?;
+    let holder = Holder::start(&scene, &other.path.join("f"))?;
+    let taken = "a = Keeper(sys.argv[1]); assert a('lock(fd, W)') == 'EAGAIN'; a.end()";
+    python(taken, &[&scene.path("f")])?;
+    if let Some(mut metad) = scene.cluster.metad.take() {
+        metad.kill9()?;
+    }
+    scene.cluster.start_missing()?;
+    python(taken, &[&scene.path("f")])?;
+    // The end of the process that serves the mount ends its session, in order.
+    other.daemon.terminate(Duration::from_secs(60))?;
+    python("a = Keeper(sys.argv[1]); assert a('lock(fd, W, wait=True)') == 'ok'; a.end()", &[&scene.path("f")])?;
+    drop(holder);
     drop(other);
+    scene.finish()
+}
+
+/// Who asks for the locks of a mount that died is not told of them: what was done under them and not saved is gone, and
+/// nobody is there who could give them up.
+#[test]
+fn locks_of_a_dead_mount_are_nobodys() -> Result<()> {
+    let scene = Scene::new()?;
+    fs::write(scene.path("f"), b"")?;
+    let mut other = scene.cluster.mount("other")?;
+    let holder = Holder::start(&scene, &other.path.join("f"))?;
+    other.kill9()?;
+    // It may be a mount that comes back: the answer waits until that is known.
+    let began = Instant::now();
+    let got =
+        python("a = Keeper(sys.argv[1]); print(a('get(fd, W)'), a('lock(fd, W)')); a.end()", &[&scene.path("f")])?;
+    ensure!(got.trim() == "free ok", "{got}");
+    ensure!(began.elapsed() > Duration::from_secs(5), "metad cannot know that so soon: {:?}", began.elapsed());
+    drop(holder);
+
+    // On the same machine the next mount knows it at once.
+    let mut other = scene.cluster.mount("other")?;
+    let holder = Holder::start(&scene, &other.path.join("f"))?;
+    other.kill9()?;
+    let next = scene.cluster.mount("next")?;
+    let began = Instant::now();
+    let got = python("a = Keeper(sys.argv[1]); print(a('lock(fd, W)')); a.end()", &[&scene.path("f")])?;
+    ensure!(got.trim() == "ok", "{got}");
+    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(holder);
+    drop(next);
     scene.finish()
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use dfs_core::error::Refusal;
 use dfs_core::id::SessionId;
-use dfs_core::limits::SESSION_STALE;
 
 use super::{StepError, command};
 use crate::machine::command::Command;
@@ -32,7 +31,7 @@ pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), S
 /// Stale sessions with locks of files where somebody else cannot have one.
 fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
     let contended = shared.waits.take_contended();
-    let stale = shared.sessions.silent(Instant::now(), SESSION_STALE);
+    let stale = shared.sessions.stale(Instant::now());
     let mut found = HashSet::new();
     if stale.is_empty() {
         return Ok(found);
@@ -52,6 +51,7 @@ mod tests {
 
     use dfs_core::attr::FileKind;
     use dfs_core::id::{Ino, LaneId, LockOwner, Seq};
+    use dfs_core::limits::SESSION_STALE;
     use dfs_core::lock::{LockChange, LockKind};
     use dfs_core::name::Name;
     use dfs_core::op::{Commit, Create, Group, Op};

@@ -5,15 +5,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_core::id::{Ino, SessionId};
-use dfs_core::limits::OPS;
+use dfs_core::limits::{HEARTBEAT, OPS, SESSION_GONE, SESSION_STALE};
 
 /// Inodes that one session is asked about at a time.
 const ASK_AT_ONCE: usize = OPS;
+
+/// A session that was silent for so long may have lost its client.
+const DOUBT: Duration = HEARTBEAT.saturating_mul(4);
 
 #[derive(Debug)]
 struct Live {
     client: String,
     heard: Instant,
+    /// Since when no stream serves it.
+    left: Option<Instant>,
     /// Number of the stream that serves it; a later one takes over.
     stream: u64,
     ask: BTreeSet<Ino>,
@@ -45,7 +50,10 @@ impl Sessions {
 
     /// A session exists, heard at `now`; also at start, for those in the tables.
     pub fn add(&self, id: SessionId, client: String, now: Instant) {
-        self.lock().0.insert(id, Live { client, heard: now, stream: 0, ask: BTreeSet::new(), clean: BTreeSet::new() });
+        self.lock().0.insert(
+            id,
+            Live { client, heard: now, left: Some(now), stream: 0, ask: BTreeSet::new(), clean: BTreeSet::new() },
+        );
     }
 
     /// A stream begins to serve it; earlier streams of the session are told to end. `None`: no such session.
@@ -54,7 +62,7 @@ impl Sessions {
         all.1 += 1;
         let number = all.1;
         let live = all.0.get_mut(&id)?;
-        (live.stream, live.heard) = (number, now);
+        (live.stream, live.heard, live.left) = (number, now, None);
         Some(number)
     }
 
@@ -67,6 +75,27 @@ impl Sessions {
             }
             _ => false,
         }
+    }
+
+    /// A stream has ended.
+    pub fn left(&self, id: SessionId, stream: u64, now: Instant) {
+        if let Some(live) = self.lock().0.get_mut(&id).filter(|live| live.stream == stream) {
+            live.left = Some(now);
+        }
+    }
+
+    /// Those whose client is dead, as far as anybody can tell, or cut off: silent for too long, or too long without a
+    /// stream.
+    pub fn stale(&self, now: Instant) -> Vec<SessionId> {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let stale = |l: &Live| since(l.heard) >= SESSION_STALE || l.left.is_some_and(|at| since(at) >= SESSION_GONE);
+        self.lock().0.iter().filter(|(_, l)| stale(l)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether its client may be dead: no stream serves it, or some heartbeats are late.
+    pub fn is_doubtful(&self, id: SessionId, now: Instant) -> bool {
+        let all = self.lock();
+        all.0.get(&id).is_some_and(|l| l.left.is_some() || now.saturating_duration_since(l.heard) >= DOUBT)
     }
 
     /// Whether this stream serves the session.
@@ -89,6 +118,7 @@ impl Sessions {
     pub fn forgive(&self, stood: Duration, now: Instant) {
         for live in self.lock().0.values_mut() {
             live.heard = (live.heard + stood).min(now);
+            live.left = live.left.map(|at| (at + stood).min(now));
         }
     }
 
@@ -154,6 +184,28 @@ mod tests {
         assert!(sessions.heard(SessionId(1), second, now + Duration::from_secs(3)));
         assert!(sessions.silent(now + Duration::from_secs(5), Duration::from_secs(3)).is_empty());
         assert_eq!(sessions.silent(now + Duration::from_secs(6), Duration::from_secs(3)), [SessionId(1)]);
+    }
+
+    #[test]
+    fn who_has_left_is_doubted_at_once_and_stale_soon() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let (id, at) = (SessionId(1), |s| now + Duration::from_secs(s));
+        sessions.add(id, "of before a start".into(), now);
+        assert!(sessions.is_doubtful(id, now) && !sessions.is_doubtful(SessionId(2), now));
+        let first = sessions.attach(id, at(1)).unwrap();
+        assert!(!sessions.is_doubtful(id, at(4)) && sessions.is_doubtful(id, at(5)));
+        let second = sessions.attach(id, at(5)).unwrap();
+        sessions.left(id, first, at(5));
+        assert!(!sessions.is_doubtful(id, at(5)), "another stream serves it");
+        sessions.left(id, second, at(6));
+        assert!(sessions.is_doubtful(id, at(6)));
+        assert!(sessions.stale(at(15)).is_empty());
+        sessions.forgive(Duration::from_secs(2), at(16));
+        assert!(sessions.stale(at(17)).is_empty());
+        assert_eq!(sessions.stale(at(18)), [id]);
+        sessions.attach(id, at(18));
+        assert!(sessions.stale(at(47)).is_empty());
+        assert_eq!(sessions.stale(at(48)), [id], "a stream that brings nothing");
     }
 
     #[test]

@@ -31,6 +31,10 @@ const MERGE_BYTES: usize = META_MESSAGE_BYTES / 8;
 const CALLS: usize = 1024;
 /// Inodes said not to be held in one message at most.
 const NOT_HELD: usize = OPS;
+/// How long a question for locks waits for word of a client that may be dead; less than a call may take.
+const DOUBT_LASTS: Duration = Duration::from_secs(20);
+/// Between looks at whether there is some.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A stream that does not say who it is by then is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
@@ -304,6 +308,13 @@ impl Serving {
 
     async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
         let (shared, out) = (self.shared.clone(), self.out.clone());
+        if let Query::GetLock { ino, .. } = query
+            && let Ok(Ok(Answer::Lock(Some(held)))) = answer(&shared, &query)
+            && shared.sessions.is_doubtful(held.session, now())
+        {
+            tokio::spawn(get_lock_of_the_living(shared, ino, query, id, out, permit));
+            return;
+        }
         let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. });
         let run = move || {
             let outcome = answer(&shared, &query).map(|r| r.map(Done::Answer));
@@ -366,6 +377,30 @@ impl Serving {
     }
 }
 
+/// Answers a question for locks when it is known whether the client of the one in the way lives. With a client that is dead
+/// went what it had not saved: who is told of its lock and believes that somebody is there would build on what is gone.
+async fn get_lock_of_the_living(
+    shared: Arc<Shared>,
+    ino: Ino,
+    query: Query,
+    id: u64,
+    out: mpsc::UnboundedSender<Out>,
+    permit: OwnedSemaphorePermit,
+) {
+    let until = now() + DOUBT_LASTS;
+    let outcome = loop {
+        let outcome = answer(&shared, &query);
+        match &outcome {
+            Ok(Ok(Answer::Lock(Some(held)))) if shared.sessions.is_doubtful(held.session, now()) && now() < until => {}
+            _ => break outcome,
+        }
+        // So that it is ended when it is stale.
+        shared.waits.refused(ino);
+        tokio::time::sleep(LOOK_AGAIN).await;
+    };
+    drop(out.send(Out::Done { id, outcome: outcome.map(|r| r.map(Done::Answer)), _permit: Some(permit) }));
+}
+
 /// The next message: the one that was taken out already, if there is one.
 async fn message(
     taken: &mut Option<Result<Option<v1::SessionRequest>, Status>>,
@@ -380,6 +415,7 @@ async fn message(
 impl Drop for Serving {
     fn drop(&mut self) {
         self.shared.waits.end_stream(self.stream);
+        self.shared.sessions.left(self.session, self.stream, now());
     }
 }
 
