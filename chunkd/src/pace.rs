@@ -1,45 +1,97 @@
 //! How fast a store copies what it lacks: as fast as its disk takes it, until those that wait for the store notice.
 //!
-//! The rate rises by a quarter every half second as long as requests take no more than half as long again as they do
-//! while nothing is copied, and falls by a third when they take twice as long (rise little, fall much: so several that
-//! share a disk come to rest, as in TCP). It never falls below [`LEAST`]: a copy that is missing is a danger of its own.
+//! What they notice is the slow among their requests: the nineteen in twenty that are quicker than this are looked at twice a
+//! second. The rate rises by a quarter as long as that is no more than half as long again as while nothing is copied, and is
+//! halved when it is twice as long (rise little, fall much: so several that share a disk come to rest, as in TCP). What has
+//! too few copies is never copied slower than [`URGENT`]: that is a danger of its own. Where nobody else asks for anything the rate doubles.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes a second at least, at first, and at most.
-const LEAST: u64 = 16 << 20;
-const FIRST: u64 = 64 << 20;
+/// Bytes a second at least, at least of what has too few copies, at first, and at most.
+const LEAST: u64 = 2 << 20;
+const URGENT: u64 = 64 << 20;
+const FIRST: u64 = 128 << 20;
 const MOST: u64 = 1 << 30;
 /// How often the rate is judged anew.
 const WINDOW: Duration = Duration::from_millis(500);
-/// Requests in a window below which their mean says nothing.
-const ENOUGH: u64 = 4;
+/// Requests below which nothing is said about them.
+const ENOUGH: u32 = 20;
 /// What is quicker than this is not noticed by anybody, whatever it was before.
 const QUICK: Duration = Duration::from_millis(2);
-/// A mean while nothing is copied counts one in so many.
+/// What is usual while nothing is copied counts the last time one in so many.
 const MEMORY: u32 = 8;
+/// Times are told apart by a fifth, from 2^10 ns (a microsecond) to a minute.
+const BUCKETS: usize = 4 * 26;
+const FIRST_OCTAVE: u32 = 10;
 
 /// How long requests of one kind took.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Timing {
-    count: AtomicU64,
-    nanos: AtomicU64,
+    buckets: [AtomicU32; BUCKETS],
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| AtomicU32::new(0)) }
+    }
+}
+
+/// What the requests since the last look say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// There were none.
+    Nothing,
+    /// There were some; they are kept for the next look.
+    TooLittle,
+    /// Nineteen in twenty took no longer.
+    Slow(Duration),
 }
 
 impl Timing {
     pub(crate) fn took(&self, time: Duration) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.buckets[bucket(time)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The mean of those since the last call, if there were enough.
-    fn mean(&self) -> Option<Duration> {
-        let count = self.count.swap(0, Ordering::Relaxed);
-        let nanos = self.nanos.swap(0, Ordering::Relaxed);
-        (count >= ENOUGH).then(|| Duration::from_nanos(nanos / count))
+    fn said(&self) -> Said {
+        let count: u32 = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).sum();
+        if count < ENOUGH {
+            return if count == 0 { Said::Nothing } else { Said::TooLittle };
+        }
+        let counts: Vec<u32> = self.buckets.iter().map(|b| b.swap(0, Ordering::Relaxed)).collect();
+        let slower = counts.iter().sum::<u32>() / 20;
+        let mut left = slower;
+        let at = counts.iter().rposition(|count| {
+            let is_here = *count > left;
+            left = left.saturating_sub(*count);
+            is_here
+        });
+        Said::Slow(upper(at.unwrap_or(0)))
     }
+}
+
+/// Four to an octave.
+fn bucket(time: Duration) -> usize {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1 << FIRST_OCTAVE);
+    let octave = nanos.ilog2();
+    let quarter = (nanos >> (octave - 2)) & 3;
+    (((octave - FIRST_OCTAVE) * 4) as usize + quarter as usize).min(BUCKETS - 1)
+}
+
+/// No time in the bucket is longer.
+fn upper(bucket: usize) -> Duration {
+    let octave = FIRST_OCTAVE as usize + bucket / 4;
+    Duration::from_nanos((5 + bucket as u64 % 4) << (octave - 2))
+}
+
+/// Why something is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// There are too few copies.
+    Danger,
+    /// There are enough, and one is to lie elsewhere.
+    Order,
 }
 
 /// The pace of one store.
@@ -61,9 +113,9 @@ impl Pace {
     }
 
     /// Waits until so many bytes may be copied.
-    pub(crate) async fn take(&self, bytes: u64) {
+    pub(crate) async fn take(&self, bytes: u64, need: Need) {
         self.look();
-        let wait = self.lock().take(bytes, Instant::now());
+        let wait = self.lock().take(bytes, need, Instant::now());
         tokio::time::sleep(wait).await;
     }
 
@@ -72,7 +124,7 @@ impl Pace {
         let now = Instant::now();
         let mut budget = self.lock();
         if budget.is_due(now) {
-            budget.judge(now, [self.timings[0].mean(), self.timings[1].mean()]);
+            budget.judge(now, [self.timings[0].said(), self.timings[1].said()]);
         }
     }
 }
@@ -97,33 +149,42 @@ impl Budget {
     }
 
     /// How long to wait before so much is copied.
-    fn take(&mut self, bytes: u64, now: Instant) -> Duration {
+    fn take(&mut self, bytes: u64, need: Need, now: Instant) -> Duration {
+        let rate = if need == Need::Danger { self.rate.max(URGENT) } else { self.rate };
         self.copied = self.copied.saturating_add(bytes);
         // Time in which nothing was copied is not saved up.
         let from = self.paid.max(now);
-        self.paid = from + Duration::from_micros(bytes.saturating_mul(1_000_000) / self.rate);
+        self.paid = from + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
         from.saturating_duration_since(now)
     }
 
-    fn judge(&mut self, now: Instant, means: [Option<Duration>; 2]) {
+    fn judge(&mut self, now: Instant, said: [Said; 2]) {
+        let window = now.saturating_duration_since(self.judged).as_millis();
         self.judged = now;
-        if std::mem::take(&mut self.copied) == 0 {
-            for (usual, mean) in self.usual.iter_mut().zip(means) {
-                let learned = mean.map(|mean| usual.map_or(mean, |u| (u * (MEMORY - 1) + mean) / MEMORY));
+        let copied = std::mem::take(&mut self.copied);
+        let slow = said.map(|said| if let Said::Slow(time) = said { Some(time) } else { None });
+        if copied == 0 {
+            for (usual, slow) in self.usual.iter_mut().zip(slow) {
+                let learned = slow.map(|slow| usual.map_or(slow, |u| (u * (MEMORY - 1) + slow) / MEMORY));
                 *usual = learned.or(*usual);
             }
             return;
         }
         let slower_than = |factor: u32| {
-            let slow = |(usual, mean): (&Option<Duration>, Option<Duration>)| {
-                // Halves, so that one and a half is a factor.
-                mean.is_some_and(|mean| mean * 2 > usual.unwrap_or(QUICK).max(QUICK) * factor)
+            let is_slower = |(usual, slow): (&Option<Duration>, Option<Duration>)| {
+                // Halves, so that one and a half is a factor. Of what is not known yet nobody can say that it is slow.
+                slow.zip(*usual).is_some_and(|(slow, usual)| slow * 2 > usual.max(QUICK) * factor)
             };
-            self.usual.iter().zip(means).any(slow)
+            self.usual.iter().zip(slow).any(is_slower)
         };
-        if slower_than(4) {
-            self.rate = (self.rate / 3 * 2).max(LEAST);
-        } else if !slower_than(3) {
+        // A rate that is not used up says nothing about a higher one.
+        let is_used = u128::from(copied) * 2000 >= u128::from(self.rate) * window;
+        if said == [Said::Nothing; 2] {
+            // There is nobody to give way to.
+            self.rate = (self.rate * 2).min(MOST);
+        } else if slower_than(4) {
+            self.rate = (self.rate / 2).max(LEAST);
+        } else if is_used && !slower_than(3) && !said.contains(&Said::TooLittle) {
             self.rate = (self.rate / 4 * 5).min(MOST);
         }
     }
@@ -135,45 +196,53 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// A window with so much copied and these times.
     fn judged(budget: &mut Budget, copied: u64, reads: Option<Duration>, writes: Option<Duration>) -> u64 {
         let now = budget.judged + WINDOW;
-        budget.take(copied, now);
-        budget.judge(now, [reads, writes]);
+        budget.take(copied, Need::Order, now);
+        budget.judge(now, [reads, writes].map(|time| time.map_or(Said::Nothing, Said::Slow)));
         budget.rate
     }
 
     #[test]
     fn it_takes_what_nobody_else_wants() {
         let mut budget = Budget::new(Instant::now());
-        for _ in 0..20 {
+        for _ in 0..5 {
             judged(&mut budget, 1, None, None);
         }
         assert_eq!(budget.rate, MOST);
+        let mut budget = Budget::new(Instant::now());
+        assert_eq!(judged(&mut budget, FIRST / 8, Some(MS), None), FIRST, "it is not used");
+        budget.take(FIRST, Need::Order, budget.judged + WINDOW);
+        budget.judge(budget.judged + WINDOW, [Said::Nothing, Said::TooLittle]);
+        assert_eq!(budget.rate, FIRST, "it is not known yet how others fare");
     }
 
     #[test]
     fn it_gives_way_to_what_has_become_slow_but_not_wholly() {
         let mut budget = Budget::new(Instant::now());
+        let much = MOST;
         for _ in 0..50 {
             judged(&mut budget, 0, Some(4 * MS), Some(10 * MS));
         }
         assert_eq!(budget.rate, FIRST, "nothing is judged while nothing is copied");
-        assert!(judged(&mut budget, 1, Some(5 * MS), Some(14 * MS)) > FIRST);
+        assert!(judged(&mut budget, much, Some(5 * MS), Some(14 * MS)) > FIRST);
         let before = budget.rate;
-        assert_eq!(judged(&mut budget, 1, Some(7 * MS), Some(14 * MS)), before, "between the two it stays");
-        assert!(judged(&mut budget, 1, Some(4 * MS), Some(21 * MS)) < before, "one kind is enough");
+        assert_eq!(judged(&mut budget, much, Some(7 * MS), Some(14 * MS)), before, "between the two it stays");
+        assert!(judged(&mut budget, much, Some(4 * MS), Some(21 * MS)) < before, "one kind is enough");
         for _ in 0..50 {
-            judged(&mut budget, 1, Some(9 * MS), None);
+            judged(&mut budget, much, Some(9 * MS), None);
         }
         assert_eq!(budget.rate, LEAST);
-        assert!(judged(&mut budget, 1, Some(4 * MS), None) > LEAST);
+        assert!(judged(&mut budget, much, Some(4 * MS), None) > LEAST);
     }
 
     #[test]
-    fn what_is_quick_is_not_noticed() {
+    fn what_is_quick_or_unknown_is_not_slow() {
         let mut budget = Budget::new(Instant::now());
         judged(&mut budget, 0, Some(MS / 10), None);
-        assert!(judged(&mut budget, 1, Some(2 * MS), None) > FIRST);
+        assert!(judged(&mut budget, MOST, Some(2 * MS), None) > FIRST);
+        assert!(judged(&mut budget, MOST, None, Some(900 * MS)) > FIRST, "it may always be so");
     }
 
     #[test]
@@ -181,20 +250,50 @@ mod tests {
         let t0 = Instant::now();
         let mut budget = Budget::new(t0);
         let later = t0 + Duration::from_secs(60);
-        assert_eq!(budget.take(FIRST, later), Duration::ZERO);
-        assert_eq!(budget.take(FIRST / 2, later), Duration::from_secs(1));
-        assert_eq!(budget.take(1, later + Duration::from_secs(1)), Duration::from_millis(500));
+        assert_eq!(budget.take(FIRST, Need::Order, later), Duration::ZERO);
+        assert_eq!(budget.take(FIRST / 2, Need::Order, later), Duration::from_secs(1));
+        assert_eq!(budget.take(1, Need::Order, later + Duration::from_secs(1)), Duration::from_millis(500));
     }
 
     #[test]
-    fn a_mean_is_of_what_came_since() {
+    fn what_has_too_few_copies_does_not_wait_for_everybody() {
+        let mut budget = Budget::new(Instant::now());
+        budget.rate = LEAST;
+        let later = budget.paid + Duration::from_secs(60);
+        budget.take(URGENT, Need::Danger, later);
+        assert_eq!(budget.take(LEAST, Need::Order, later), Duration::from_secs(1));
+        assert_eq!(budget.take(1, Need::Order, later), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_slow_are_looked_at_and_not_the_one_in_twenty() {
         let timing = Timing::default();
-        timing.took(MS);
-        assert_eq!(timing.mean(), None, "one is not enough");
-        for _ in 0..ENOUGH {
-            timing.took(3 * MS);
+        assert_eq!(timing.said(), Said::Nothing);
+        for _ in 0..18 {
+            timing.took(MS);
         }
-        assert_eq!(timing.mean(), Some(3 * MS));
-        assert_eq!(timing.mean(), None);
+        assert_eq!(timing.said(), Said::TooLittle);
+        timing.took(500 * MS);
+        timing.took(MS);
+        let Said::Slow(one) = timing.said() else { panic!("it was enough") };
+        assert!(one >= MS && one < MS * 5 / 4, "{one:?}");
+        assert_eq!(timing.said(), Said::Nothing, "it begins anew");
+        for n in 0..40 {
+            timing.took(if n < 3 { 500 * MS } else { MS });
+        }
+        let Said::Slow(three) = timing.said() else { panic!("it was enough") };
+        assert!(three >= 500 * MS && three < 625 * MS, "{three:?}");
+    }
+
+    #[test]
+    fn buckets_hold_every_time_within_a_quarter() {
+        let mut time = Duration::from_micros(2);
+        while time < Duration::from_secs(40) {
+            let upper = upper(bucket(time));
+            assert!(upper >= time && upper <= time * 5 / 4 + Duration::from_nanos(2), "{time:?} {upper:?}");
+            time = time * 21 / 20;
+        }
+        assert_eq!(bucket(Duration::ZERO), 0);
+        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
     }
 }

@@ -198,7 +198,10 @@ fn seeds() -> Vec<Vec<u8>> {
     let put =
         v1::PutBatchRequest { cluster: id(), store: id(), slot: 3, chunks: vec![new(b"new"), wrong, new(b"new")] };
     let reads = [(small, 0, 5), (large, 20_000, 30_000), (large, 69_999, 1)].map(|(chunk, offset, len)| {
-        message(1, v1::ReadRequest { store: id(), chunk: Some(chunk.into()), offset, len }.encode_to_vec())
+        message(
+            1,
+            v1::ReadRequest { store: id(), chunk: Some(chunk.into()), offset, len, background: false }.encode_to_vec(),
+        )
     });
     let refs = || vec![v1::ChunkRef::from(small), large.into()];
     let number = Some(v1::OrderNo { incarnation: 1, index: 9 });
@@ -220,7 +223,7 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![
         message(0, put.encode_to_vec()),
         reads.concat(),
-        message(2, v1::ReadBatchRequest { store: id(), chunks: refs() }.encode_to_vec()),
+        message(2, v1::ReadBatchRequest { store: id(), chunks: refs(), background: false }.encode_to_vec()),
         message(3, v1::FindRequest { store: id(), chunks: refs() }.encode_to_vec()),
         message(4, upload),
         message(5, beat.encode_to_vec()),

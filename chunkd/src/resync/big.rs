@@ -58,12 +58,13 @@ impl Copy<'_> {
         let mut client = self.node.peers.chunks(&source.address).map_err(Trouble::Source)?;
         while self.offset < self.chunk.len {
             let len = RANGE.min(self.chunk.len - self.offset);
-            self.served.pace.take(u64::from(len)).await;
+            self.served.pace.take(u64::from(len), sources::need(self.node, self.chunk.slot)).await;
             let request = v1::ReadRequest {
                 store: source.store.to_bytes().to_vec(),
                 chunk: Some(self.chunk.into()),
                 offset: self.offset,
                 len,
+                background: true,
             };
             let response = tokio::time::timeout(CALL, client.read(request))
                 .await

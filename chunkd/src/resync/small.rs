@@ -50,7 +50,8 @@ pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, batch: &[Chunk
             break;
         }
         let asked: Vec<ChunkRef> = wanted.values().copied().collect();
-        served.pace.take(asked.iter().map(|c| u64::from(c.len).max(LEAST_COST)).sum()).await;
+        let bytes = asked.iter().map(|c| u64::from(c.len).max(LEAST_COST)).sum();
+        served.pace.take(bytes, sources::need(node, slot)).await;
         let came = match ask(node, &source, &asked).await {
             Ok(came) => came,
             Err(e) => {
@@ -74,6 +75,7 @@ async fn ask(node: &Node, source: &sources::Source, asked: &[ChunkRef]) -> Resul
     let request = v1::ReadBatchRequest {
         store: source.store.to_bytes().to_vec(),
         chunks: asked.iter().map(|c| (*c).into()).collect(),
+        background: true,
     };
     let mut client = node.peers.chunks(&source.address)?;
     let response = tokio::time::timeout(CALL, client.read_batch(request))

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::{read_status, room, store};
 use crate::node::{Node, Served};
+use crate::pool::Pool;
 use crate::store::{ReadError, Verify};
 use crate::{metrics, wire};
 
@@ -28,13 +29,13 @@ const PROOF: u64 = 4096;
 
 pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<Roomy<v1::ReadResponse>, Status> {
     let served = store(node, &request.store)?;
+    let background = request.background;
     let (chunk, range) = decode(request)?;
     let wide = group_range(range.clone(), u64::from(chunk.len));
     let bytes = wide.end - wide.start;
     let room = room(&node.read_kib, COPIES * (bytes + PROOF)).await?;
     let target = Arc::clone(&served);
-    let result = served
-        .reads
+    let result = pool(&served, background)
         .run(move || {
             check_len(&target, &chunk)?;
             if u64::from(chunk.len) <= GROUP {
@@ -55,6 +56,11 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
     }
 }
 
+/// The threads for a read: those of others that copy are not those for which somebody waits.
+fn pool(served: &Served, background: bool) -> &Pool {
+    if background { &served.background } else { &served.reads }
+}
+
 /// The chunk, and a range that lies in it as far as the request tells.
 pub(crate) fn decode(request: v1::ReadRequest) -> Result<(ChunkRef, Range<u64>), Status> {
     let chunk = wire::chunk_ref(request.chunk)?;
@@ -70,6 +76,7 @@ pub(super) async fn read_batch(
     request: v1::ReadBatchRequest,
 ) -> Result<Roomy<v1::ReadBatchResponse>, Status> {
     let served = store(node, &request.store)?;
+    let background = request.background;
     let chunks = wire::chunk_refs(request.chunks, BATCH_CHUNKS)?;
     let bytes: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
     if bytes > BATCH_BYTES {
@@ -77,8 +84,7 @@ pub(super) async fn read_batch(
     }
     let room = room(&node.read_kib, COPIES * bytes).await?;
     let target = Arc::clone(&served);
-    let read = served
-        .reads
+    let read = pool(&served, background)
         .run(move || {
             let one = |chunk: ChunkRef| {
                 check_len(&target, &chunk).and_then(|()| target.store.read_whole(chunk.slot, chunk.id))

@@ -141,7 +141,7 @@ impl Chunkd {
 
     /// A range, verified as a client does.
     pub(crate) async fn read(&mut self, of: ChunkRef, offset: u32, len: u32) -> Result<Vec<u8>, Status> {
-        let request = v1::ReadRequest { store: self.id(), chunk: Some(of.into()), offset, len };
+        let request = v1::ReadRequest { store: self.id(), chunk: Some(of.into()), offset, len, background: false };
         let slice = self.client.read(request).await?.into_inner().slice;
         let range = u64::from(offset)..u64::from(offset) + u64::from(len);
         let wide = group_range(range.clone(), u64::from(of.len));
@@ -151,7 +151,11 @@ impl Chunkd {
 
     pub(crate) async fn read_batch(&mut self, of: &[ChunkRef]) -> Result<Vec<Result<Vec<u8>, Code>>, Status> {
         let chunks = of.iter().map(|c| (*c).into()).collect();
-        let response = self.client.read_batch(v1::ReadBatchRequest { store: self.id(), chunks }).await?.into_inner();
+        let response = self
+            .client
+            .read_batch(v1::ReadBatchRequest { store: self.id(), chunks, background: false })
+            .await?
+            .into_inner();
         let one = |r: v1::ReadResult| match r.result.unwrap() {
             read_result::Result::Data(data) => Ok(data.to_vec()),
             read_result::Result::Error(e) => Err(Code::from_i32(e.code)),

@@ -78,10 +78,11 @@ async fn requests_over_a_limit_are_refused() {
     assert_eq!(c.put_chunks(Vec::new()).await.unwrap(), []);
 
     for (offset, len) in [(0, 0), (0, (4 << 20) + 1), (of.len, 1), (of.len - 1, 2), (u32::MAX, u32::MAX)] {
-        let request = v1::ReadRequest { store: c.id(), chunk: Some(of.into()), offset, len };
+        let request = v1::ReadRequest { store: c.id(), chunk: Some(of.into()), offset, len, background: false };
         assert_eq!(code(c.client.read(request).await), Code::InvalidArgument, "{offset}+{len}");
     }
-    let read = |chunk: Option<v1::ChunkRef>| v1::ReadRequest { store: c.id(), chunk, offset: 0, len: 1 };
+    let read =
+        |chunk: Option<v1::ChunkRef>| v1::ReadRequest { store: c.id(), chunk, offset: 0, len: 1, background: false };
     let (none, empty) = (read(None), read(Some(v1::ChunkRef { len: 0, ..of.into() })));
     let longer = read(Some(v1::ChunkRef { len: of.len + 1, ..of.into() }));
     assert_eq!(code(c.client.read(none).await), Code::InvalidArgument);

@@ -96,7 +96,7 @@ async fn metad_away_at_the_start_does_not_keep_chunks_from_being_served() {
     let daemon = Daemon::start(config(&address.to_string(), &[dir.path()])).await.unwrap();
     let mut client = dfs_proto::client::chunks_client(dfs_proto::client::chunk_channel(daemon.address()).unwrap());
     let store = daemon.node().stores().next().unwrap().id.to_bytes().to_vec();
-    let read = dfs_proto::v1::ReadBatchRequest { store, chunks: vec![chunk(&data).into()] };
+    let read = dfs_proto::v1::ReadBatchRequest { store, chunks: vec![chunk(&data).into()], background: false };
     assert_eq!(client.read_batch(read).await.unwrap().into_inner().results.len(), 1);
     assert_eq!(daemon.node().map().epoch.0, 0);
     let _meta = Meta::start_at(address, 1).await;

@@ -88,7 +88,7 @@ async fn it_says_where_it_listens_tells_its_metrics_and_ends_cleanly_on_sigterm(
     let new = v1::NewChunk { id: chunk(&data).id.0.to_vec(), data: data.into() };
     let request = v1::PutBatchRequest { cluster, store: store.clone(), slot: 1, chunks: vec![new] };
     assert_eq!(client.put_batch(request).await.unwrap().into_inner().results.len(), 1);
-    let missing = v1::ReadBatchRequest { store, chunks: vec![chunk(b"absent").into()] };
+    let missing = v1::ReadBatchRequest { store, chunks: vec![chunk(b"absent").into()], background: false };
     client.read_batch(missing).await.unwrap();
 
     let mut http = std::net::TcpStream::connect(metrics).unwrap();
@@ -154,7 +154,7 @@ async fn memory_stays_bounded_while_many_write_and_read() {
         work.spawn(async move {
             for offset in (0..of.len).step_by(4 << 20) {
                 let chunk = Some(v1::ChunkRef { slot, ..of.into() });
-                let read = v1::ReadRequest { store: store.clone(), chunk, offset, len: 4 << 20 };
+                let read = v1::ReadRequest { store: store.clone(), chunk, offset, len: 4 << 20, background: false };
                 assert!(client.read(read).await.unwrap().into_inner().slice.len() > 4 << 20);
             }
         });

@@ -159,6 +159,7 @@ impl ChunkClient {
             // Both lie inside a chunk.
             offset: u32::try_from(range.start).unwrap_or(u32::MAX),
             len: u32::try_from(range.end - range.start).unwrap_or(u32::MAX),
+            background: false,
         };
         metrics::counter!("dfs_client_read_requests_total").increment(1);
         let slice = match timeout(ATTEMPT.min(self.inner.deadline), wire.read(request)).await {
@@ -245,6 +246,7 @@ impl ChunkClient {
         let request = v1::ReadBatchRequest {
             store: store.to_bytes().to_vec(),
             chunks: batch.iter().map(|i| chunks[*i].into()).collect(),
+            background: false,
         };
         metrics::counter!("dfs_client_read_requests_total").increment(1);
         let answer = match timeout(limits::STALL, wire.read_batch(request)).await {

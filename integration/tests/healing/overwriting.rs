@@ -24,9 +24,10 @@ fn extents(cluster: &Cluster, path: &std::path::Path) -> Result<usize> {
 
 #[test]
 fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
-    // Longer with DFS_LONG: an hour over 1 GiB.
+    // Longer with DFS_LONG: an hour over 1 GiB, or so many minutes.
     let long = std::env::var_os("DFS_LONG").is_some();
-    let (size, time) = if long { (1 << 30, 3600) } else { (64 << 20, 60) };
+    let minutes: u64 = std::env::var("DFS_OVERWRITE_MINUTES").ok().and_then(|m| m.parse().ok()).unwrap_or(60);
+    let (size, time) = if long { (1 << 30, minutes * 60) } else { (64 << 20, 60) };
     let mut rng = StdRng::seed_from_u64(seed());
     let cluster = Cluster::start_with(quick(3))?;
     let mount = cluster.mount("mnt")?;
@@ -74,6 +75,14 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     ensure!(fs::read(&path)? == content, "wrong bytes");
     drop(mount);
     let mount = cluster.mount("again")?;
+    let old = Instant::now();
     ensure!(fs::read(mount.path.join("file"))? == content, "wrong bytes in another mount");
+    let old = old.elapsed();
+    fs::write(mount.path.join("fresh"), &content)?;
+    drop(mount);
+    let mount = cluster.mount("once more")?;
+    let fresh = Instant::now();
+    ensure!(fs::read(mount.path.join("fresh"))? == content, "wrong bytes in a fresh file");
+    eprintln!("reading it took {old:?}, a fresh file {:?}", fresh.elapsed());
     cluster.wait_fsck(0, Duration::from_secs(30))
 }

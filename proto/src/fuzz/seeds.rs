@@ -274,8 +274,8 @@ fn chunks() -> Vec<Vec<u8>> {
         put(v1::put_request::Message::Name(v1::PutName { id: vec![7; 32], len: 100 })),
         seed(&v1::PutBatchRequest { cluster: vec![9; 16], store: vec![1; 16], slot: 3, chunks: vec![new; 2] }),
         seed(&v1::PutBatchResponse { results }),
-        seed(&v1::ReadRequest { store: vec![1; 16], chunk: Some(chunk()), offset: 9, len: 1 << 20 }),
-        seed(&v1::ReadBatchRequest { store: vec![1; 16], chunks: vec![chunk(); 3] }),
+        seed(&v1::ReadRequest { store: vec![1; 16], chunk: Some(chunk()), offset: 9, len: 1 << 20, background: true }),
+        seed(&v1::ReadBatchRequest { store: vec![1; 16], chunks: vec![chunk(); 3], background: true }),
         seed(&v1::ReadBatchResponse { results: read }),
         seed(&v1::FindResponse { found: vec![v1::Found { ack: Some(ack()) }, v1::Found { ack: None }] }),
     ]
