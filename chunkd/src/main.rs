@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     chunkd::process::prepare();
     chunkd::process::start_log(&config)?;
-    let runtime = chunkd::process::runtime()?;
+    let runtime = chunkd::process::runtime(config.data.len())?;
     let result = runtime.block_on(chunkd::server::run(config));
     // A disk that does not answer must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));

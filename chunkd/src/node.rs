@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tonic::Status;
 
 use crate::orders::OrderList;
-use crate::pace::Pace;
+use crate::pace::{Need, Pace};
 use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::reconcile::Unknown;
@@ -28,9 +28,9 @@ const READ_THREADS: usize = 16;
 const WRITE_THREADS: usize = 48;
 /// Threads for resync, orders and compaction of one store.
 const BACKGROUND_THREADS: usize = 8;
-/// Streamed uploads under way at once; further ones wait.
+/// Streamed uploads to a store under way at once; further ones wait.
 pub(crate) const UPLOADS: usize = 32;
-/// KiB of parts of all uploads that are received and not yet written or passed on.
+/// KiB of parts of all uploads to a store that are received and not yet written or passed on.
 pub(crate) const UPLOAD_KIB: usize = 16 << 10;
 /// KiB of answers to reads that are being put together or sent.
 pub(crate) const READ_KIB: usize = 32 << 10;
@@ -56,6 +56,14 @@ pub struct Served {
     pub(crate) background: Pool,
     /// How fast what is lacking is copied.
     pub(crate) pace: Pace,
+    /// Uploads under way, and what is held of them, of batches and of answers to reads. Of each store by itself: one that
+    /// hangs keeps what it has.
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) upload_kib: Arc<Semaphore>,
+    pub(crate) read_kib: Arc<Semaphore>,
+    pub(crate) batch_kib: Arc<Semaphore>,
+    /// Whether metad was told of it, and it was told what it has to remember of metad.
+    registered: watch::Sender<bool>,
     /// Held by who asks the disk for its space: one at a time.
     pub(crate) asking: Arc<Semaphore>,
     /// Held by who compares the store with what it should have.
@@ -80,6 +88,11 @@ impl Served {
             reads,
             writes,
             background: Pool::new(BACKGROUND_THREADS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            upload_kib: Arc::new(Semaphore::new(UPLOAD_KIB)),
+            read_kib: Arc::new(Semaphore::new(READ_KIB)),
+            batch_kib: Arc::new(Semaphore::new(BATCH_KIB)),
+            registered: watch::Sender::new(false),
             asking: Arc::new(Semaphore::new(1)),
             reconciling: Semaphore::new(1),
             unknown: Mutex::default(),
@@ -93,6 +106,18 @@ impl Served {
     pub(crate) fn unknown(&self) -> MutexGuard<'_, Unknown> {
         // A panic elsewhere leaves nothing half done in here.
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is registered, and may act on metad's word.
+    pub(crate) fn set_registered(&self) {
+        self.registered.send_replace(true);
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn registered(&self) {
+        // The sender lives as long as the store.
+        let mut registered = self.registered.subscribe();
+        let _registered = registered.wait_for(|is| *is).await;
     }
 
     /// The answer to a put, from what the store says.
@@ -135,10 +160,6 @@ pub struct Node {
     cluster: OnceLock<ClusterId>,
     map: watch::Sender<Arc<ClusterMap>>,
     pub(crate) peers: Peers,
-    pub(crate) uploads: Arc<Semaphore>,
-    pub(crate) upload_kib: Arc<Semaphore>,
-    pub(crate) read_kib: Arc<Semaphore>,
-    pub(crate) batch_kib: Arc<Semaphore>,
     lost: mpsc::Sender<Lost>,
     registrations: AtomicU64,
     cut_off: watch::Sender<bool>,
@@ -163,10 +184,6 @@ impl Node {
             cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
             map: watch::Sender::new(Arc::default()),
             peers: Peers::default(),
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-            upload_kib: Arc::new(Semaphore::new(UPLOAD_KIB)),
-            read_kib: Arc::new(Semaphore::new(READ_KIB)),
-            batch_kib: Arc::new(Semaphore::new(BATCH_KIB)),
             lost,
             registrations: AtomicU64::new(0),
             cut_off: watch::Sender::new(false),
@@ -244,6 +261,14 @@ impl Node {
             }
             take
         });
+    }
+
+    /// Why chunks of a slot are copied: one that has a member more than copies are wanted is being moved.
+    pub(crate) fn need(&self, slot: SlotId) -> Need {
+        let map = self.map();
+        let members = map.slots.get(&slot).map_or(&[][..], |s| &s.members);
+        let reachable = members.iter().filter(|m| map.is_reachable(m.store)).count();
+        if reachable > usize::from(map.replicas) { Need::Order } else { Need::Danger }
     }
 
     /// Epoch of the newest map.

@@ -44,6 +44,7 @@ impl OrderList {
 
 /// Carries out the lists of one store as they come.
 pub(crate) async fn run(served: Arc<Served>, mut lists: mpsc::Receiver<OrderList>) {
+    served.registered().await;
     let mut remembered_at: Option<Instant> = None;
     let mut said_untrusted = false;
     while let Some(list) = lists.recv().await {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes a second at least, at least of what has too few copies, at first, and at most.
 const LEAST: u64 = 2 << 20;
-const URGENT: u64 = 64 << 20;
-const FIRST: u64 = 128 << 20;
+const URGENT: u64 = 128 << 20;
+const FIRST: u64 = 8 << 20;
 const MOST: u64 = 1 << 30;
 /// How often the rate is judged anew.
 const WINDOW: Duration = Duration::from_millis(500);
@@ -26,38 +26,64 @@ const MEMORY: u32 = 8;
 const BUCKETS: usize = 4 * 26;
 const FIRST_OCTAVE: u32 = 10;
 
+/// What is not known yet is taken for this.
+const UNKNOWN: Duration = Duration::from_millis(20);
+
 /// How long requests of one kind took.
 #[derive(Debug)]
 pub(crate) struct Timing {
     buckets: [AtomicU32; BUCKETS],
+    under_way: AtomicU32,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { buckets: std::array::from_fn(|_| AtomicU32::new(0)) }
+        Self { buckets: std::array::from_fn(|_| AtomicU32::new(0)), under_way: AtomicU32::new(0) }
+    }
+}
+
+/// A request under way; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    timing: Arc<Timing>,
+    began: Instant,
+}
+
+impl UnderWay {
+    pub(crate) fn begin(timing: &Arc<Timing>) -> Self {
+        timing.under_way.fetch_add(1, Ordering::Relaxed);
+        Self { timing: Arc::clone(timing), began: Instant::now() }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.timing.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.timing.took(self.began.elapsed());
     }
 }
 
 /// What the requests since the last look say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
-    /// There were none.
+    /// There were none, and there are none.
     Nothing,
-    /// There were some; they are kept for the next look.
+    /// There were some, or are: the next look says more.
     TooLittle,
     /// Nineteen in twenty took no longer.
     Slow(Duration),
 }
 
 impl Timing {
-    pub(crate) fn took(&self, time: Duration) {
+    fn took(&self, time: Duration) {
         self.buckets[bucket(time)].fetch_add(1, Ordering::Relaxed);
     }
 
     fn said(&self) -> Said {
         let count: u32 = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).sum();
         if count < ENOUGH {
-            return if count == 0 { Said::Nothing } else { Said::TooLittle };
+            let is_idle = count == 0 && self.under_way.load(Ordering::Relaxed) == 0;
+            return if is_idle { Said::Nothing } else { Said::TooLittle };
         }
         let counts: Vec<u32> = self.buckets.iter().map(|b| b.swap(0, Ordering::Relaxed)).collect();
         let slower = counts.iter().sum::<u32>() / 20;
@@ -163,6 +189,10 @@ impl Budget {
         self.judged = now;
         let copied = std::mem::take(&mut self.copied);
         let slow = said.map(|said| if let Said::Slow(time) = said { Some(time) } else { None });
+        // At a low rate there are windows in which only the wait goes on.
+        if copied == 0 && self.paid + WINDOW > now {
+            return;
+        }
         if copied == 0 {
             for (usual, slow) in self.usual.iter_mut().zip(slow) {
                 let learned = slow.map(|slow| usual.map_or(slow, |u| (u * (MEMORY - 1) + slow) / MEMORY));
@@ -172,8 +202,8 @@ impl Budget {
         }
         let slower_than = |factor: u32| {
             let is_slower = |(usual, slow): (&Option<Duration>, Option<Duration>)| {
-                // Halves, so that one and a half is a factor. Of what is not known yet nobody can say that it is slow.
-                slow.zip(*usual).is_some_and(|(slow, usual)| slow * 2 > usual.max(QUICK) * factor)
+                // Halves, so that one and a half is a factor.
+                slow.is_some_and(|slow| slow * 2 > usual.unwrap_or(UNKNOWN).max(QUICK) * factor)
             };
             self.usual.iter().zip(slow).any(is_slower)
         };
@@ -198,8 +228,10 @@ mod tests {
 
     /// A window with so much copied and these times.
     fn judged(budget: &mut Budget, copied: u64, reads: Option<Duration>, writes: Option<Duration>) -> u64 {
-        let now = budget.judged + WINDOW;
-        budget.take(copied, Need::Order, now);
+        let now = (budget.judged + WINDOW).max(budget.paid + WINDOW);
+        if copied > 0 {
+            budget.take(copied, Need::Order, now);
+        }
         budget.judge(now, [reads, writes].map(|time| time.map_or(Said::Nothing, Said::Slow)));
         budget.rate
     }
@@ -207,7 +239,7 @@ mod tests {
     #[test]
     fn it_takes_what_nobody_else_wants() {
         let mut budget = Budget::new(Instant::now());
-        for _ in 0..5 {
+        for _ in 0..7 {
             judged(&mut budget, 1, None, None);
         }
         assert_eq!(budget.rate, MOST);
@@ -242,7 +274,10 @@ mod tests {
         let mut budget = Budget::new(Instant::now());
         judged(&mut budget, 0, Some(MS / 10), None);
         assert!(judged(&mut budget, MOST, Some(2 * MS), None) > FIRST);
-        assert!(judged(&mut budget, MOST, None, Some(900 * MS)) > FIRST, "it may always be so");
+        let before = budget.rate;
+        assert!(judged(&mut budget, MOST, None, Some(30 * MS)) > before, "it may always be so");
+        let before = budget.rate;
+        assert!(judged(&mut budget, MOST, None, Some(900 * MS)) < before, "that is slow in any case");
     }
 
     #[test]
@@ -278,6 +313,12 @@ mod tests {
         let Said::Slow(one) = timing.said() else { panic!("it was enough") };
         assert!(one >= MS && one < MS * 5 / 4, "{one:?}");
         assert_eq!(timing.said(), Said::Nothing, "it begins anew");
+        let timing = Arc::new(timing);
+        let one = UnderWay::begin(&timing);
+        assert_eq!(timing.said(), Said::TooLittle, "somebody waits");
+        drop(one);
+        assert_eq!(timing.said(), Said::TooLittle);
+        timing.buckets.iter().for_each(|b| b.store(0, Ordering::Relaxed));
         for n in 0..40 {
             timing.took(if n < 3 { 500 * MS } else { MS });
         }

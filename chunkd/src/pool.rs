@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use std::time::Instant;
-
 use dfs_core::limits::DEADLINE;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
-use crate::pace::Timing;
+use crate::pace::{Timing, UnderWay};
 
 /// A number of threads for one kind of work. What does not fit waits, at most until the deadline.
 #[derive(Debug)]
@@ -29,7 +27,7 @@ impl Pool {
 
     /// Runs `work` on a thread that may block. When the caller goes away, work that began goes on to its end.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-        let (began, timing) = (Instant::now(), self.timing());
+        let under_way = UnderWay::begin(&self.timing);
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             // As a rule there is no wait, and so no clock to set.
@@ -41,7 +39,7 @@ impl Pool {
         tokio::task::spawn_blocking(move || {
             let out = work();
             drop(permit);
-            timing.took(began.elapsed());
+            drop(under_way);
             out
         })
         .await

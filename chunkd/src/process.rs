@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 
-/// Threads that may do blocking work at once, over all pools.
-const BLOCKING_THREADS: usize = 192;
+/// Threads that may do blocking work at once: for each store, and besides.
+const BLOCKING_THREADS_A_STORE: usize = 80;
+const BLOCKING_THREADS: usize = 112;
 /// From linux/prctl.h; since Linux 5.6.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 /// File descriptors wanted.
@@ -75,11 +76,11 @@ pub fn start_log(config: &Config) -> io::Result<()> {
     .map_err(io::Error::other)
 }
 
-/// The runtime of the daemon.
+/// The runtime of a daemon with so many stores.
 ///
 /// # Errors
 /// When threads cannot be started.
-pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub fn runtime(stores: usize) -> io::Result<tokio::runtime::Runtime> {
     if !set_io_flusher() {
         // The log says it once; most deployments run without the capability.
         tracing::debug!("PR_SET_IO_FLUSHER was not granted (it needs CAP_SYS_RESOURCE)");
@@ -90,7 +91,7 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .enable_all()
         .worker_threads(workers)
         .thread_name("chunkd")
-        .max_blocking_threads(BLOCKING_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS + BLOCKING_THREADS_A_STORE * stores)
         .build()
 }
 

@@ -185,7 +185,7 @@ async fn bind(stores: Vec<Arc<Served>>, cluster: ClusterId, untrusted: bool, los
         };
         // A disk that hangs or has failed takes no more changes, so it need not know: the other stores go on.
         match tokio::time::timeout(CALL, served.background.run(note)).await {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Ok(()))) => served.set_registered(),
             Ok(Ok(Err(e @ StoreError::OtherCluster { .. }))) => return Err(Failure::Outcast(e.into())),
             Ok(Ok(Err(e))) if served.store.failed().is_some() => {
                 tracing::debug!(store = %served.id, error = %e, "a failed store is registered as it is");
@@ -195,7 +195,10 @@ async fn bind(stores: Vec<Arc<Served>>, cluster: ClusterId, untrusted: bool, los
             Err(_) if untrusted || losses > served.store.losses() => {
                 return Err(Failure::Later(Status::unavailable("a disk does not answer, and has to note something")));
             }
-            Err(_) => tracing::error!(store = %served.id, "the disk does not answer; registering it as it is"),
+            Err(_) => {
+                tracing::error!(store = %served.id, "the disk does not answer; registering it as it is");
+                served.set_registered();
+            }
         }
     }
     Ok(())

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::client::InvalidAddress;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
 use crate::config::Config;
 use crate::disks::keeper::Keeper;
-use crate::disks::{self, Disks, DisksError};
+use crate::disks::{self, DisksError};
 use crate::node::{Node, UPLOADS};
 use crate::register::{Meta, Outcast};
 use crate::service::HeldReads;
@@ -27,6 +27,8 @@ use crate::{listener, metrics, process, register, report};
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long uploads that are cut off may take to clean up; the next start does it otherwise.
 const CUT_OFF: Duration = Duration::from_secs(2);
+/// How long the keeper of the disks may take to end what it does.
+const END_KEEPER: Duration = Duration::from_secs(12);
 /// How long closing the stores may take.
 const CLOSE: Duration = Duration::from_secs(20);
 /// Unread bytes of one stream and of one connection that this daemon holds: smaller than the
@@ -120,7 +122,7 @@ pub struct Daemon {
     membership: JoinHandle<Outcast>,
     reports: JoinHandle<()>,
     keeper: JoinHandle<Keeper>,
-    stop_keeper: oneshot::Sender<()>,
+    stop_keeper: watch::Sender<bool>,
     again: Arc<Notify>,
 }
 
@@ -140,15 +142,14 @@ impl Daemon {
         let disks = tokio::task::spawn_blocking(move || disks::open(&config))
             .await
             .map_err(|e| process_error("opening the stores was cut off")(io::Error::other(e)))??;
-        let Disks { node: id, cluster, opened, away } = disks;
-        let (node, lost) = Node::new(id, address, zone, cluster, upkeep);
-        let keeper = Keeper::new(&node, &meta, reserve, opened, away);
+        let (node, lost) = Node::new(disks.node, address, zone, disks.cluster, upkeep);
+        let (stop_keeper, keeper_stopped) = watch::channel(false);
+        let keeper = Keeper::new(&node, &meta, reserve, disks, keeper_stopped);
         let (stop, stopped) = oneshot::channel();
         let (health, serving) = serve(&node, &meta, listener, stopped).await?;
         let reports = tokio::spawn(report::run(Arc::clone(&node), meta.clone(), lost));
-        let (stop_keeper, keeper_stopped) = oneshot::channel();
         let again = Arc::new(Notify::new());
-        let keeper = tokio::spawn(keeper.run(Arc::clone(&again), keeper_stopped));
+        let keeper = tokio::spawn(keeper.run(Arc::clone(&again)));
         tracing::info!(
             listen = %local, advertise = %node.address, node = %node.id, stores = node.stores().count(),
             meta = %meta.address, version = env!("CARGO_PKG_VERSION"), "ready"
@@ -204,12 +205,23 @@ impl Daemon {
         let served = self.serving.is_finished() || tokio::time::timeout(DRAIN, &mut self.serving).await.is_ok();
         self.node.cut_off_uploads();
         self.reports.abort();
-        let _ended = self.stop_keeper.send(());
-        let mut keeper = self.keeper.await.map_err(|e| process_error("the disks' keeper was cut off")(e.into()))?;
-        keeper.end_workers().await;
+        self.stop_keeper.send_replace(true);
+        // A disk that hangs while it is being closed or opened is left behind.
+        let mut keeper = match tokio::time::timeout(END_KEEPER, &mut self.keeper).await {
+            Ok(Ok(keeper)) => Some(keeper),
+            Ok(Err(e)) => return Err(process_error("the disks' keeper was cut off")(e.into())),
+            Err(_) => None,
+        };
+        if let Some(keeper) = &mut keeper {
+            keeper.end_workers().await;
+        } else {
+            tracing::warn!("a disk does not answer; it is left as it is");
+            self.keeper.abort();
+        }
         // Uploads that are cut off remove their files.
         let all = u32::try_from(UPLOADS).unwrap_or(u32::MAX);
-        let ended = tokio::time::timeout(CUT_OFF, self.node.uploads.acquire_many(all)).await.is_ok();
+        let uploads = self.node.stores().map(|s| async move { s.uploads.acquire_many(all).await.is_ok() });
+        let ended = tokio::time::timeout(CUT_OFF, futures::future::join_all(uploads)).await.is_ok();
         if !served || !ended {
             tracing::warn!(uploads_ended = ended, "some requests were still running after {} s", DRAIN.as_secs());
         }

@@ -165,7 +165,7 @@ pub struct Up {
     /// Mount here; the directory is made if it is missing
     #[arg(long, value_name = "MOUNTPOINT")]
     pub mount: Option<PathBuf>,
-    /// Chunk daemons [default: 3]
+    /// Chunk daemons; later there may be more, not fewer [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: Option<u16>,
     /// Copies of each chunk, on as many nodes [default: 3, but no more than nodes]

@@ -7,12 +7,15 @@
 pub(crate) mod keeper;
 mod neighbours;
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dfs_core::id::{ClusterId, NodeId, StoreId};
 use dfs_disk::Disk;
 use dfs_disk::real::RealDisk;
+
+use neighbours::Neighbours;
 
 use crate::config::Config;
 use crate::store::{DirLock, Identity, OpenOptions, OpenReport, Store, StoreError, lock_dir};
@@ -25,6 +28,8 @@ pub(crate) struct Disks {
     pub(crate) opened: Vec<Opened>,
     /// Directories that cannot be used now.
     pub(crate) away: Vec<PathBuf>,
+    /// Which store is, or was, in which.
+    pub(crate) neighbours: Neighbours,
 }
 
 /// A store, open.
@@ -85,12 +90,17 @@ struct Found<'a> {
 /// Locks, checks, formats where needed, opens. Blocks.
 pub(crate) fn open(config: &Config) -> Result<Disks, DisksError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut left_out = LeftOut { all: config.data.len(), dirs: Vec::new() };
+    let mut left_out = LeftOut { all: config.data.len(), dirs: Vec::new(), first: None };
     let mut found = Vec::new();
     for dir in &config.data {
         found.extend(left_out.unless_fatal(dir, look(&*disk, dir))?);
     }
-    let node = agree(&found)?.unwrap_or_else(|| NodeId(rand::random()));
+    let node = match (agree(&found)?, left_out.first.take()) {
+        (Some(node), _) => node,
+        // Whose node this is may be told by the one that cannot be read.
+        (None, Some(e)) => return Err(e),
+        (None, None) => NodeId(rand::random()),
+    };
     let mut cluster = found.iter().find_map(|f| f.identity.and_then(|i| i.cluster));
     let known = neighbours::known(&found);
     let mut opened = Vec::new();
@@ -109,8 +119,8 @@ pub(crate) fn open(config: &Config) -> Result<Disks, DisksError> {
         opened.iter().try_for_each(|one| one.store.bind_cluster(cluster))?;
     }
     let away = left_out.dirs;
-    known.note(&opened, &away);
-    Ok(Disks { node, cluster, opened, away })
+    let neighbours = known.with(&opened);
+    Ok(Disks { node, cluster, opened, away, neighbours })
 }
 
 /// Locks, checks, formats if empty, and opens one directory more of a node that runs. Blocks.
@@ -132,6 +142,8 @@ pub(crate) fn open_one(
 struct LeftOut {
     all: usize,
     dirs: Vec<PathBuf>,
+    /// Why the first of them.
+    first: Option<DisksError>,
 }
 
 impl LeftOut {
@@ -142,6 +154,7 @@ impl LeftOut {
             Err(e) if e.is_the_disk() && self.dirs.len() + 1 < self.all => {
                 tracing::error!(dir = %dir.display(), error = %e, "a data directory cannot be used; going on without it");
                 self.dirs.push(dir.to_owned());
+                self.first.get_or_insert(e);
                 Ok(None)
             }
             Err(e) => Err(e),
@@ -167,10 +180,22 @@ fn open_found(
         Store::format(&**disk, dir, identity)?;
         tracing::info!(dir = %dir.display(), store = %identity.store, %node, "formatted a new store");
     }
+    forget_pages(&dir.join("logs"));
     let options = OpenOptions { node: Some(node), cluster, reserve, ..OpenOptions::default() };
     let (store, report) = Store::open(Arc::clone(disk), dir, &options)?;
     say(dir, &store, &report);
     Ok(Opened { dir: dir.to_owned(), store, report, lock: found.lock })
+}
+
+/// Has the kernel forget what it has of the files in a directory, as far as that is on the disk: after a failed sync it
+/// shows what it could not write, and takes it for written.
+#[allow(unsafe_code)]
+fn forget_pages(dir: &Path) {
+    let Ok(files) = std::fs::read_dir(dir) else { return };
+    for file in files.filter_map(|entry| std::fs::File::open(entry.ok()?.path()).ok()) {
+        // SAFETY: takes numbers and a descriptor that is open. Advice: what cannot be done is left.
+        let _advised = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
 }
 
 fn say(dir: &Path, store: &Store, report: &OpenReport) {

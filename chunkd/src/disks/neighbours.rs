@@ -2,7 +2,7 @@
 //! mounted is empty, and must not be taken for a new one.
 //!
 //! A file `neighbours` in each data directory, with a line for each store: its id, a space, its directory. A hint: it
-//! is written anew at each start, and a node that cannot read it takes an empty directory for a new one.
+//! is written anew whenever a directory is opened, and a node that cannot read it takes an empty directory for a new one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use dfs_core::id::StoreId;
 
 use super::{Found, Opened};
+use crate::store::Store;
 
 const NAME: &str = "neighbours";
 const NEW: &str = "neighbours.new";
@@ -53,22 +54,38 @@ impl Known {
         self.vanished.get(dir).copied()
     }
 
-    /// Has all stores remember these, and those of directories that cannot be used now.
-    pub(super) fn note(&self, opened: &[Opened], away: &[PathBuf]) {
+    /// With the stores that are open now.
+    pub(super) fn with(&self, opened: &[Opened]) -> Neighbours {
+        let mut all = Neighbours(self.vanished.clone());
+        all.0.extend(opened.iter().map(|one| (one.dir.clone(), one.store.identity().store)));
+        all
+    }
+}
+
+/// Which store is, or was, in which directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Neighbours(BTreeMap<PathBuf, StoreId>);
+
+impl Neighbours {
+    /// A store is in this directory from now on.
+    pub(super) fn set(&mut self, dir: &Path, store: &Store) {
+        self.0.insert(dir.to_owned(), store.identity().store);
+    }
+
+    /// Has the stores in `open` remember those of the directories that this node has. Blocks.
+    pub(super) fn note(&self, open: &[PathBuf], configured: &[PathBuf]) {
         let mut text = String::new();
-        let here = opened.iter().map(|one| (&*one.dir, one.store.identity().store));
-        let gone = away.iter().filter_map(|dir| Some((&**dir, self.vanished(dir)?)));
-        for (dir, store) in here.chain(gone) {
+        for (dir, store) in self.0.iter().filter(|(dir, _)| configured.contains(dir)) {
             // A name of a directory that does not fit a line is not remembered.
             if let Some(dir) = dir.to_str().filter(|d| !d.contains('\n')) {
                 text.push_str(&format!("{store} {dir}\n"));
             }
         }
-        for one in opened {
-            let new = one.dir.join(NEW);
-            let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, one.dir.join(NAME)));
+        for dir in open {
+            let new = dir.join(NEW);
+            let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, dir.join(NAME)));
             if let Err(e) = written {
-                tracing::warn!(dir = %one.dir.display(), error = %e, "cannot note which stores are beside this one");
+                tracing::warn!(dir = %dir.display(), error = %e, "cannot note which stores are beside this one");
             }
         }
     }

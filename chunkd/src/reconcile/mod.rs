@@ -48,11 +48,8 @@ pub(crate) type Unknown = HashMap<(SlotId, ChunkId), Instant>;
 
 /// Compares for one store, for ever.
 pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
-    let mut map = node.watch_map();
-    // Before the first registration there is nothing to compare with.
-    if map.wait_for(|m| m.epoch.0 > 0).await.is_err() {
-        return;
-    }
+    // Before it is registered there is nothing to compare with, and metad may have lost history.
+    served.registered().await;
     let mut due = Instant::now();
     let mut registered = node.registrations();
     let mut joined = Joined::default();
@@ -181,6 +178,11 @@ impl Joined {
         }
         slots
     }
+}
+
+/// Whether metad knows that all members of a slot which the store has left have all that it has.
+pub(crate) async fn all_have_everything(served: &Served, meta: &Meta, slot: SlotId) -> Result<bool, Status> {
+    slot::is_left_over(served, meta, slot).await
 }
 
 /// Whether a store is no member of a slot that metad knows.

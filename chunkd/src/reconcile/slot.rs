@@ -76,6 +76,11 @@ async fn compare(
     answer_within(COMPARE, meta.nodes().compare(request)).await
 }
 
+/// Whether the store has left the slot, and all its members have everything.
+pub(super) async fn is_left_over(served: &Served, meta: &Meta, slot: SlotId) -> Result<bool, Status> {
+    Ok(compare(served, meta, slot, Digester::default().finish()).await?.comparison() == Comparison::Stranger)
+}
+
 /// Everything of a slot that the store has left goes: its members have it. Asked again before each part.
 async fn leave(
     node: &Arc<Node>,

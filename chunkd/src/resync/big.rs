@@ -17,7 +17,7 @@ use crate::store::{PutDone, Upload};
 /// Bytes asked for at a time; a multiple of the hash tree's groups.
 const RANGE: u32 = 2 << 20;
 /// How long a range may take to come.
-const CALL: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(30);
 
 /// Fetches a chunk and puts it in place; the numbers that held then.
 pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> Result<PutDone, Status> {
@@ -58,7 +58,7 @@ impl Copy<'_> {
         let mut client = self.node.peers.chunks(&source.address).map_err(Trouble::Source)?;
         while self.offset < self.chunk.len {
             let len = RANGE.min(self.chunk.len - self.offset);
-            self.served.pace.take(u64::from(len), sources::need(self.node, self.chunk.slot)).await;
+            self.served.pace.take(u64::from(len), self.node.need(self.chunk.slot)).await;
             let request = v1::ReadRequest {
                 store: source.store.to_bytes().to_vec(),
                 chunk: Some(self.chunk.into()),

@@ -33,6 +33,7 @@ const BIG_AT_ONCE: usize = 2;
 pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>, meta: Meta) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut map = node.watch_map();
+    served.registered().await;
     loop {
         served.missed.notified().await;
         map.mark_unchanged();

@@ -22,7 +22,7 @@ const BATCH_BYTES: u64 = 2 << 20;
 /// A chunk costs at least as much as so many bytes: it has a record of its own.
 const LEAST_COST: u64 = 4096;
 /// How long a batch may take to come.
-const CALL: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(30);
 
 /// Splits a list in order of slots into batches of one slot each, within the bounds.
 pub(super) fn batches(chunks: &[ChunkRef]) -> impl Iterator<Item = &[ChunkRef]> {
@@ -51,7 +51,7 @@ pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, batch: &[Chunk
         }
         let asked: Vec<ChunkRef> = wanted.values().copied().collect();
         let bytes = asked.iter().map(|c| u64::from(c.len).max(LEAST_COST)).sum();
-        served.pace.take(bytes, sources::need(node, slot)).await;
+        served.pace.take(bytes, node.need(slot)).await;
         let came = match ask(node, &source, &asked).await {
             Ok(came) => came,
             Err(e) => {

@@ -6,7 +6,6 @@ use dfs_core::id::{SlotId, StoreId};
 use rand::seq::SliceRandom;
 
 use crate::node::Node;
-use crate::pace::Need;
 
 /// Stores asked that are no members of the slot.
 const OTHERS: usize = 16;
@@ -16,14 +15,6 @@ const OTHERS: usize = 16;
 pub(super) struct Source {
     pub(super) store: StoreId,
     pub(super) address: String,
-}
-
-/// Whether a slot has as many copies as it should without those that are being made.
-pub(super) fn need(node: &Node, slot: SlotId) -> Need {
-    let map = node.map();
-    let members = map.slots.get(&slot).map_or(&[][..], |s| &s.members);
-    let whole = members.iter().filter(|m| m.full && map.is_reachable(m.store)).count();
-    if whole < usize::from(map.replicas) { Need::Danger } else { Need::Order }
 }
 
 /// Reachable stores but `own` to ask for chunks of a slot: full members first, then other members, then others;

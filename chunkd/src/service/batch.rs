@@ -18,7 +18,7 @@ pub(super) async fn put_batch(node: &Arc<Node>, request: v1::PutBatchRequest) ->
     let served = store(node, &request.store)?;
     let slot = SlotId(request.slot);
     let (chunks, bytes) = decode(request.chunks)?;
-    let permit = room(&node.batch_kib, bytes).await?;
+    let permit = room(&served.batch_kib, bytes).await?;
     let target = Arc::clone(&served);
     let results = served
         .writes

@@ -15,7 +15,7 @@ use dfs_core::limits::{CHUNK_BYTES, DEADLINE, LABEL_BYTES, PART_BYTES, STALL};
 use dfs_core::op::Ack;
 use dfs_proto::client::check_address;
 use dfs_proto::v1::{self, put_request};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -76,7 +76,7 @@ pub(super) async fn put(
         Some(put_request::Message::Open(open)) => Plan::decode(node, &open)?,
         _ => return Err(Status::invalid_argument("an upload begins with open")),
     };
-    let permit = tokio::time::timeout(DEADLINE, Arc::clone(&node.uploads).acquire_owned())
+    let permit = tokio::time::timeout(DEADLINE, Arc::clone(&plan.served.uploads).acquire_owned())
         .await
         .map_err(|_| Status::unavailable("too many uploads on this node"))?
         .map_err(|_| Status::unavailable("the daemon is stopping"))?;
@@ -110,6 +110,7 @@ async fn drive(
     let mut forwards = Vec::new();
     let (local, work) = Lane::new(DEADLINE);
     let mut lanes = vec![local];
+    let upload_kib = Arc::clone(&plan.served.upload_kib);
     let (served, slot, to) = (Arc::clone(&plan.served), plan.slot, answers.clone());
     tasks.spawn(lane::run(plan.served.id, work, answers.clone(), move |steps| write(served, slot, steps, to)));
     for target in plan.targets {
@@ -120,7 +121,7 @@ async fn drive(
         forwards.push(tasks.spawn(run));
     }
     let result = tokio::select! {
-        result = deal(&node, lanes, parts) => result,
+        result = deal(&upload_kib, lanes, parts) => result,
         () = tokio::time::sleep(LONGEST) => Err(Status::deadline_exceeded("an upload takes ten minutes at most")),
         () = node.uploads_cut_off() => Err(Status::unavailable("the daemon is stopping")),
     };
@@ -143,13 +144,17 @@ async fn drive(
 }
 
 /// Deals the client's messages out to the lanes, until the name or until nobody wants them any more.
-async fn deal(node: &Node, mut lanes: Vec<Lane>, mut parts: Streaming<v1::PutRequest>) -> Result<(), Status> {
+async fn deal(
+    upload_kib: &Arc<Semaphore>,
+    mut lanes: Vec<Lane>,
+    mut parts: Streaming<v1::PutRequest>,
+) -> Result<(), Status> {
     let mut total = 0_u64;
     loop {
         let step = match next(&mut parts).await? {
             Some(put_request::Message::Part(bytes)) => {
                 total = check_part(total, &bytes)?;
-                let room = room(&node.upload_kib, bytes.len() as u64).await?;
+                let room = room(upload_kib, bytes.len() as u64).await?;
                 Step::Part(Arc::new(Part { bytes, _room: room }))
             }
             Some(put_request::Message::Name(name)) => {

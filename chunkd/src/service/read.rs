@@ -33,7 +33,10 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
     let (chunk, range) = decode(request)?;
     let wide = group_range(range.clone(), u64::from(chunk.len));
     let bytes = wide.end - wide.start;
-    let room = room(&node.read_kib, COPIES * (bytes + PROOF)).await?;
+    if background {
+        served.pace.take(bytes, node.need(chunk.slot)).await;
+    }
+    let room = room(&served.read_kib, COPIES * (bytes + PROOF)).await?;
     let target = Arc::clone(&served);
     let result = pool(&served, background)
         .run(move || {
@@ -82,7 +85,10 @@ pub(super) async fn read_batch(
     if bytes > BATCH_BYTES {
         return Err(Status::invalid_argument(format!("more than {BATCH_BYTES} bytes in one batch")));
     }
-    let room = room(&node.read_kib, COPIES * bytes).await?;
+    if let Some(first) = chunks.first().filter(|_| background) {
+        served.pace.take(bytes, node.need(first.slot)).await;
+    }
+    let room = room(&served.read_kib, COPIES * bytes).await?;
     let target = Arc::clone(&served);
     let read = pool(&served, background)
         .run(move || {

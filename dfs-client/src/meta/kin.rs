@@ -1,8 +1,8 @@
 //! Sessions of clients that died on this machine: their locks go at once, not when metad has waited long enough.
 //!
 //! A client names its process in the description of its session: the boot of the kernel, the namespace of process ids, the
-//! id, and when it began. Who comes later and sees the same boot and the same namespace can tell for certain whether
-//! that process still runs; of all others nobody here can tell anything.
+//! id, and when it began. Who comes later and sees the same boot and the same namespace can tell whether that process
+//! still runs; of all others, and of those of whom the kernel does not speak plainly, nobody here says that they are dead.
 
 use std::fs;
 use std::time::Duration;
@@ -14,10 +14,8 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 
-/// How long the search for dead kin may hold up a mount.
-const SEARCH: Duration = Duration::from_secs(5);
-/// How long metad may take to end one session.
-const END: Duration = Duration::from_secs(5);
+/// How long all of it may hold up a mount.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// A process, for all who share its kernel and its namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +28,16 @@ struct Process {
 }
 
 impl Process {
-    /// This one; `None` where `/proc` does not say.
+    /// This one; `None` where `/proc` does not say, or is that of another namespace.
     fn own() -> Option<Self> {
+        if fs::read_link("/proc/self").ok()?.to_str()? != std::process::id().to_string() {
+            return None;
+        }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let link = fs::read_link("/proc/self/ns/pid").ok()?;
         let namespace = link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()?;
         let pid = std::process::id();
-        Some(Self { boot: boot.trim().to_owned(), namespace, pid, began: began(pid)? })
+        Some(Self { boot: boot.trim().to_owned(), namespace, pid, began: stat(pid)?.1 })
     }
 
     fn mark(&self) -> String {
@@ -58,21 +59,31 @@ impl Process {
 
     /// Whether another process is seen from here, and gone.
     fn sees_dead(&self, other: &Self) -> bool {
-        self.boot == other.boot && self.namespace == other.namespace && began(other.pid) != Some(other.began)
+        self.boot == other.boot
+            && self.namespace == other.namespace
+            // What `/proc` hides (`hidepid`) is not gone.
+            && (is_nobodys(other.pid) || stat(other.pid).is_some_and(|(ended, began)| ended || began != other.began))
     }
 }
 
-/// When a process began; `None` if there is none.
-fn began(pid: u32) -> Option<u64> {
+/// Whether there is no process of this id in this namespace.
+#[allow(unsafe_code)]
+fn is_nobodys(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    // SAFETY: signal 0 only asks whether there is such a process; it takes numbers.
+    pid > 0
+        && unsafe { libc::kill(pid, 0) } == -1
+        && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether a process has ended and was not waited for, and when it began; `None` if that cannot be read.
+fn stat(pid: u32) -> Option<(bool, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before may hold anything; behind it the state is field 3, the begin field 22.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
-    // One that has ended and was not waited for is dead too.
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let ended = fields.next()? == "Z";
+    Some((ended, fields.nth(18)?.parse().ok()?))
 }
 
 /// A description with the mark of this process, if both fit.
@@ -86,34 +97,34 @@ pub(super) fn marked(name: &str) -> String {
 /// Ends the sessions of clients that died here. What cannot be done is left to metad's patience.
 pub(super) async fn bury_dead(wire: &Wire<Channel>) {
     let Some(own) = Process::own() else { return };
-    let status = match timeout(SEARCH, wire.clone().status(v1::StatusRequest {})).await {
-        Ok(Ok(status)) => status.into_inner(),
-        Ok(Err(e)) => return tracing::debug!(code = ?e.code(), reason = e.message(), "cannot look for dead clients"),
-        Err(_) => return tracing::debug!("cannot look for dead clients in time"),
-    };
-    for session in status.sessions {
-        if !Process::parse(&session.client).is_some_and(|other| own.sees_dead(&other)) {
-            continue;
-        }
-        match timeout(END, end(wire.clone(), session.id)).await {
-            Ok(Ok(())) => {
-                tracing::info!(session = session.id, client = session.client, "ended the session of a dead client")
-            }
-            Ok(Err(e)) => {
-                tracing::warn!(session = session.id, reason = e.message(), "cannot end the session of a dead client")
-            }
-            Err(_) => tracing::warn!(session = session.id, "metad did not end the session of a dead client in time"),
-        }
+    if timeout(LONGEST, bury(own, wire.clone())).await.is_err() {
+        tracing::warn!("metad did not end the sessions of dead clients in time");
     }
 }
 
+async fn bury(own: Process, mut wire: Wire<Channel>) {
+    let sessions = match wire.status(v1::StatusRequest {}).await {
+        Ok(status) => status.into_inner().sessions,
+        Err(e) => return tracing::debug!(code = ?e.code(), reason = e.message(), "cannot look for dead clients"),
+    };
+    let is_dead = |s: &v1::SessionStatus| Process::parse(&s.client).is_some_and(|other| own.sees_dead(&other));
+    let ends = sessions.into_iter().filter(is_dead).map(|s| end(wire.clone(), s));
+    futures::future::join_all(ends).await;
+}
+
 /// Takes the session over, and ends it.
-async fn end(mut wire: Wire<Channel>, session: u64) -> Result<(), Status> {
-    let hello = v1::Hello { protocol: dfs_proto::PROTOCOL, session, ..Default::default() };
+async fn end(mut wire: Wire<Channel>, dead: v1::SessionStatus) {
+    let hello = v1::Hello { protocol: dfs_proto::PROTOCOL, session: dead.id, ..Default::default() };
     let close = v1::SessionRequest { hello: Some(hello), close: true, ..Default::default() };
-    let mut answers = wire.session(tokio_stream::once(close)).await?.into_inner();
-    while answers.message().await?.is_some() {}
-    Ok(())
+    let ended = async {
+        let mut answers = wire.session(tokio_stream::once(close)).await?.into_inner();
+        while answers.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    match ended.await {
+        Ok(()) => tracing::info!(session = dead.id, client = dead.client, "ended the session of a dead client"),
+        Err(e) => tracing::warn!(session = dead.id, reason = e.message(), "cannot end the session of a dead client"),
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +148,7 @@ mod tests {
     fn only_who_is_seen_from_here_and_gone_is_dead() {
         let own = Process::own().unwrap();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        let other = Process { pid: child.id(), began: began(child.id()).unwrap(), ..own.clone() };
+        let other = Process { pid: child.id(), began: stat(child.id()).unwrap().1, ..own.clone() };
         assert!(!own.sees_dead(&other));
         assert!(own.sees_dead(&Process { began: other.began + 1, ..other.clone() }), "its id was given to another");
         child.kill().unwrap();

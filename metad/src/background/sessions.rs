@@ -14,7 +14,12 @@ use crate::service::Shared;
 
 pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), StepError> {
     let silent = shared.sessions.silent(Instant::now(), after);
-    for session in silent.into_iter().chain(in_the_way(shared)?) {
+    let due = silent.into_iter().map(|session| (session, false));
+    let due = due.chain(in_the_way(shared)?.into_iter().map(|session| (session, true)));
+    for (session, is_wanted) in due.collect::<Vec<_>>() {
+        if !shared.sessions.begin_end(session, after, is_wanted, Instant::now()) {
+            continue;
+        }
         tracing::warn!(session = session.0, "ending a session that was silent for too long");
         match command(shared, Command::EndSession { session }).await {
             // Its client may have closed it at the same time.

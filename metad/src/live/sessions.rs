@@ -19,10 +19,19 @@ struct Live {
     heard: Instant,
     /// Since when no stream serves it.
     left: Option<Instant>,
+    /// It is being ended: nobody can take it up any more.
+    ending: bool,
     /// Number of the stream that serves it; a later one takes over.
     stream: u64,
     ask: BTreeSet<Ino>,
     clean: BTreeSet<(Ino, u64)>,
+}
+
+impl Live {
+    fn is_stale(&self, now: Instant) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        since(self.heard) >= SESSION_STALE || self.left.is_some_and(|at| since(at) >= SESSION_GONE)
+    }
 }
 
 /// All sessions; one lock, held for moments.
@@ -52,7 +61,15 @@ impl Sessions {
     pub fn add(&self, id: SessionId, client: String, now: Instant) {
         self.lock().0.insert(
             id,
-            Live { client, heard: now, left: Some(now), stream: 0, ask: BTreeSet::new(), clean: BTreeSet::new() },
+            Live {
+                client,
+                heard: now,
+                left: Some(now),
+                ending: false,
+                stream: 0,
+                ask: BTreeSet::new(),
+                clean: BTreeSet::new(),
+            },
         );
     }
 
@@ -61,7 +78,7 @@ impl Sessions {
         let mut all = self.lock();
         all.1 += 1;
         let number = all.1;
-        let live = all.0.get_mut(&id)?;
+        let live = all.0.get_mut(&id).filter(|live| !live.ending)?;
         (live.stream, live.heard, live.left) = (number, now, None);
         Some(number)
     }
@@ -87,9 +104,17 @@ impl Sessions {
     /// Those whose client is dead, as far as anybody can tell, or cut off: silent for too long, or too long without a
     /// stream.
     pub fn stale(&self, now: Instant) -> Vec<SessionId> {
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let stale = |l: &Live| since(l.heard) >= SESSION_STALE || l.left.is_some_and(|at| since(at) >= SESSION_GONE);
-        self.lock().0.iter().filter(|(_, l)| stale(l)).map(|(id, _)| *id).collect()
+        self.lock().0.iter().filter(|(_, l)| l.is_stale(now)).map(|(id, _)| *id).collect()
+    }
+
+    /// Begins to end a session if it is still silent for at least this long, or, when others want what it has, stale.
+    /// From then on nobody can take it up: a client that comes back meanwhile is told that it has ended.
+    pub fn begin_end(&self, id: SessionId, at_least: Duration, is_wanted: bool, now: Instant) -> bool {
+        let mut all = self.lock();
+        let Some(live) = all.0.get_mut(&id) else { return false };
+        let silent = now.saturating_duration_since(live.heard) >= at_least;
+        live.ending |= silent || (is_wanted && live.is_stale(now));
+        live.ending
     }
 
     /// Whether its client may be dead: no stream serves it, or some heartbeats are late.
@@ -203,9 +228,14 @@ mod tests {
         sessions.forgive(Duration::from_secs(2), at(16));
         assert!(sessions.stale(at(17)).is_empty());
         assert_eq!(sessions.stale(at(18)), [id]);
+        let long = Duration::from_secs(600);
         sessions.attach(id, at(18));
+        assert!(!sessions.begin_end(id, long, true, at(18)), "it came back in time");
         assert!(sessions.stale(at(47)).is_empty());
         assert_eq!(sessions.stale(at(48)), [id], "a stream that brings nothing");
+        assert!(!sessions.begin_end(id, long, false, at(48)), "nobody wants what it has");
+        assert!(sessions.begin_end(id, long, true, at(48)));
+        assert_eq!(sessions.attach(id, at(48)), None, "too late");
     }
 
     #[test]

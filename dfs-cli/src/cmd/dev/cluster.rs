@@ -53,7 +53,12 @@ impl Settings {
             ),
             _ => Ok(()),
         };
-        same("--nodes", self.nodes, wanted.nodes)?;
+        match wanted.nodes {
+            // Those that are new get their share by themselves.
+            Some(more) if more > self.nodes => self.nodes = more,
+            // One that is left out would be missed, and its copies made anew.
+            fewer => same("--nodes", self.nodes, fewer)?,
+        }
         same("--replicas", self.replicas, wanted.replicas)?;
         same("--port", self.port, wanted.port)?;
         if let Some(mount) = &wanted.mount {
@@ -200,6 +205,9 @@ mod tests {
             let why = Cluster::create(&wrong).unwrap_err().to_string();
             assert!(why.contains("--dir"), "{why}");
         }
+        let more = Up { nodes: Some(5), ..up(dir.path()) };
+        assert_eq!(Cluster::create(&more).unwrap().settings, Settings { nodes: 5, ..settings });
+        assert_eq!(Cluster::open(dir.path()).unwrap().settings.nodes, 5);
         // A mountpoint can come later, but not another one.
         let with_mount = Up { mount: Some("/m".into()), ..up(dir.path()) };
         assert_eq!(Cluster::create(&with_mount).unwrap().settings.mount, Some("/m".into()));
