@@ -120,6 +120,13 @@ pub(crate) enum Need {
     Order,
 }
 
+/// Whether a store copies from others, or others from it: each has the whole rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    In,
+    Out,
+}
+
 /// The pace of one store.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -139,9 +146,9 @@ impl Pace {
     }
 
     /// Waits until so many bytes may be copied.
-    pub(crate) async fn take(&self, bytes: u64, need: Need) {
+    pub(crate) async fn take(&self, bytes: u64, way: Way, need: Need) {
         self.look();
-        let wait = self.lock().take(bytes, need, Instant::now());
+        let wait = self.lock().take(bytes, way, need, Instant::now());
         tokio::time::sleep(wait).await;
     }
 
@@ -158,8 +165,8 @@ impl Pace {
 #[derive(Debug)]
 struct Budget {
     rate: u64,
-    /// What was taken is paid for until then.
-    paid: Instant,
+    /// What was taken is paid for until then, each way.
+    paid: [Instant; 2],
     judged: Instant,
     copied: u64,
     usual: [Option<Duration>; 2],
@@ -167,7 +174,7 @@ struct Budget {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self { rate: FIRST, paid: now, judged: now, copied: 0, usual: [None; 2] }
+        Self { rate: FIRST, paid: [now; 2], judged: now, copied: 0, usual: [None; 2] }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -175,12 +182,13 @@ impl Budget {
     }
 
     /// How long to wait before so much is copied.
-    fn take(&mut self, bytes: u64, need: Need, now: Instant) -> Duration {
+    fn take(&mut self, bytes: u64, way: Way, need: Need, now: Instant) -> Duration {
         let rate = if need == Need::Danger { self.rate.max(URGENT) } else { self.rate };
         self.copied = self.copied.saturating_add(bytes);
         // Time in which nothing was copied is not saved up.
-        let from = self.paid.max(now);
-        self.paid = from + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
+        let paid = &mut self.paid[usize::from(way == Way::Out)];
+        let from = (*paid).max(now);
+        *paid = from + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
         from.saturating_duration_since(now)
     }
 
@@ -190,7 +198,7 @@ impl Budget {
         let copied = std::mem::take(&mut self.copied);
         let slow = said.map(|said| if let Said::Slow(time) = said { Some(time) } else { None });
         // At a low rate there are windows in which only the wait goes on.
-        if copied == 0 && self.paid + WINDOW > now {
+        if copied == 0 && self.paid.iter().any(|paid| *paid + WINDOW > now) {
             return;
         }
         if copied == 0 {
@@ -228,9 +236,9 @@ mod tests {
 
     /// A window with so much copied and these times.
     fn judged(budget: &mut Budget, copied: u64, reads: Option<Duration>, writes: Option<Duration>) -> u64 {
-        let now = (budget.judged + WINDOW).max(budget.paid + WINDOW);
+        let now = (budget.judged + WINDOW).max(budget.paid[0] + WINDOW);
         if copied > 0 {
-            budget.take(copied, Need::Order, now);
+            budget.take(copied, Way::In, Need::Order, now);
         }
         budget.judge(now, [reads, writes].map(|time| time.map_or(Said::Nothing, Said::Slow)));
         budget.rate
@@ -245,7 +253,7 @@ mod tests {
         assert_eq!(budget.rate, MOST);
         let mut budget = Budget::new(Instant::now());
         assert_eq!(judged(&mut budget, FIRST / 8, Some(MS), None), FIRST, "it is not used");
-        budget.take(FIRST, Need::Order, budget.judged + WINDOW);
+        budget.take(FIRST, Way::In, Need::Order, budget.judged + WINDOW);
         budget.judge(budget.judged + WINDOW, [Said::Nothing, Said::TooLittle]);
         assert_eq!(budget.rate, FIRST, "it is not known yet how others fare");
     }
@@ -285,19 +293,20 @@ mod tests {
         let t0 = Instant::now();
         let mut budget = Budget::new(t0);
         let later = t0 + Duration::from_secs(60);
-        assert_eq!(budget.take(FIRST, Need::Order, later), Duration::ZERO);
-        assert_eq!(budget.take(FIRST / 2, Need::Order, later), Duration::from_secs(1));
-        assert_eq!(budget.take(1, Need::Order, later + Duration::from_secs(1)), Duration::from_millis(500));
+        assert_eq!(budget.take(FIRST, Way::In, Need::Order, later), Duration::ZERO);
+        assert_eq!(budget.take(FIRST / 2, Way::In, Need::Order, later), Duration::from_secs(1));
+        assert_eq!(budget.take(1, Way::In, Need::Order, later + Duration::from_secs(1)), Duration::from_millis(500));
+        assert_eq!(budget.take(1, Way::Out, Need::Order, later), Duration::ZERO);
     }
 
     #[test]
     fn what_has_too_few_copies_does_not_wait_for_everybody() {
         let mut budget = Budget::new(Instant::now());
         budget.rate = LEAST;
-        let later = budget.paid + Duration::from_secs(60);
-        budget.take(URGENT, Need::Danger, later);
-        assert_eq!(budget.take(LEAST, Need::Order, later), Duration::from_secs(1));
-        assert_eq!(budget.take(1, Need::Order, later), Duration::from_secs(2));
+        let later = budget.paid[0] + Duration::from_secs(60);
+        budget.take(URGENT, Way::In, Need::Danger, later);
+        assert_eq!(budget.take(LEAST, Way::In, Need::Order, later), Duration::from_secs(1));
+        assert_eq!(budget.take(1, Way::In, Need::Order, later), Duration::from_secs(2));
     }
 
     #[test]
