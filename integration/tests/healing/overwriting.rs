@@ -80,7 +80,7 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     let old = old.elapsed();
     fs::write(mount.path.join("fresh"), &content)?;
     drop(mount);
-    let mount = cluster.mount("once more")?;
+    let mount = cluster.mount("third")?;
     let fresh = Instant::now();
     ensure!(fs::read(mount.path.join("fresh"))? == content, "wrong bytes in a fresh file");
     eprintln!("reading it took {old:?}, a fresh file {:?}", fresh.elapsed());
