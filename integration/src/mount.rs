@@ -23,7 +23,9 @@ pub struct Mount {
 #[must_use]
 pub fn is_mounted(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|l| l.split(' ').nth(1) == path.to_str())
+    // Blanks are written in octal there.
+    let at = |line: &str| line.split(' ').nth(1).map(|at| at.replace("\\040", " "));
+    mounts.lines().any(|line| at(line).as_deref() == path.to_str())
 }
 
 impl Mount {
@@ -43,20 +45,22 @@ impl Mount {
         std::fs::create_dir_all(path)?;
         let mut args = vec![meta.to_owned(), path.display().to_string(), "--foreground".into()];
         args.extend(extra.iter().map(ToString::to_string));
-        let mut daemon = Daemon::start_in(netns, "dfs-fuse", "dfs-fuse", &args, log)?;
+        let daemon = Daemon::start_in(netns, "dfs-fuse", "dfs-fuse", &args, log)?;
+        // From here on it is taken away again, whatever fails.
+        let mut mount = Self { path: path.into(), daemon, gone: false };
         let until = Instant::now() + Duration::from_secs(30);
         while !is_mounted(path) {
-            if let Some(status) = daemon.ended()? {
-                bail!("dfs-fuse ended with {status}:\n{}", daemon.output());
+            if let Some(status) = mount.daemon.ended()? {
+                bail!("dfs-fuse ended with {status}:\n{}", mount.daemon.output());
             }
             if Instant::now() > until {
-                bail!("not mounted within 30 s:\n{}", daemon.output());
+                bail!("not mounted within 30 s:\n{}", mount.daemon.output());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         // The kernel knows it; now it has to answer.
         std::fs::metadata(path)?;
-        Ok(Self { path: path.into(), daemon, gone: false })
+        Ok(mount)
     }
 
     /// Unmounts as a user does, and waits until the process has ended well.
