@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tonic::Status;
+
 /// Bytes a second at least, at least of what has too few copies, at first, and at most.
 const LEAST: u64 = 2 << 20;
 const URGENT: u64 = 128 << 20;
@@ -26,6 +28,8 @@ const MEMORY: u32 = 8;
 const BUCKETS: usize = 4 * 26;
 const FIRST_OCTAVE: u32 = 10;
 
+/// Nobody who copies from a store waits longer: less than his patience for the whole answer, which is 30 s.
+const LONGEST: Duration = Duration::from_secs(10);
 /// What is not known yet is taken for this.
 const UNKNOWN: Duration = Duration::from_millis(20);
 
@@ -122,7 +126,7 @@ pub(crate) enum Need {
 
 /// Whether a store copies from others, or others from it: each has the whole rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+enum Way {
     In,
     Out,
 }
@@ -145,11 +149,23 @@ impl Pace {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until so many bytes may be copied.
-    pub(crate) async fn take(&self, bytes: u64, way: Way, need: Need) {
+    /// Waits until so many bytes may be copied to this store.
+    pub(crate) async fn take(&self, bytes: u64, need: Need) {
         self.look();
-        let wait = self.lock().take(bytes, way, need, Instant::now());
+        let wait = self.lock().take(bytes, Way::In, need, Instant::now());
         tokio::time::sleep(wait).await;
+    }
+
+    /// Waits until so many bytes may be copied from this store, unless others wait for so long already that who asks
+    /// would give up before: what he does not get any more is not counted.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`: another store may have more time.
+    pub(crate) async fn lend(&self, bytes: u64, need: Need) -> Result<(), Status> {
+        self.look();
+        let wait = self.lock().lend(bytes, need, Instant::now());
+        tokio::time::sleep(wait.ok_or_else(|| Status::unavailable("too many stores copy from this one"))?).await;
+        Ok(())
     }
 
     /// Learns how long requests take. To be called now and then while nothing is copied.
@@ -190,6 +206,12 @@ impl Budget {
         let from = (*paid).max(now);
         *paid = from + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
         from.saturating_duration_since(now)
+    }
+
+    /// As [`Budget::take`]; `None`: it would be too long.
+    fn lend(&mut self, bytes: u64, need: Need, now: Instant) -> Option<Duration> {
+        let wait = self.paid[1].saturating_duration_since(now);
+        (wait <= LONGEST).then(|| self.take(bytes, Way::Out, need, now))
     }
 
     fn judge(&mut self, now: Instant, said: [Said; 2]) {
@@ -297,6 +319,16 @@ mod tests {
         assert_eq!(budget.take(FIRST / 2, Way::In, Need::Order, later), Duration::from_secs(1));
         assert_eq!(budget.take(1, Way::In, Need::Order, later + Duration::from_secs(1)), Duration::from_millis(500));
         assert_eq!(budget.take(1, Way::Out, Need::Order, later), Duration::ZERO);
+    }
+
+    #[test]
+    fn of_many_who_copy_from_it_the_last_are_sent_to_others() {
+        let mut budget = Budget::new(Instant::now());
+        let now = budget.paid[0];
+        let served = (0..100).filter(|_| budget.lend(FIRST, Need::Order, now).is_some()).count();
+        assert_eq!(served, 11, "each takes a second, and the last of them waits ten");
+        assert_eq!(budget.lend(FIRST, Need::Order, now + Duration::from_secs(2)), Some(Duration::from_secs(9)));
+        assert_eq!(budget.take(1, Way::In, Need::Order, now), Duration::ZERO);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use tonic::Status;
 use super::sources::{self, Source};
 use crate::metrics;
 use crate::node::{Lost, Node, Served};
-use crate::pace::Way;
 use crate::service::put_status;
 use crate::store::{PutDone, Upload};
 
@@ -59,7 +58,7 @@ impl Copy<'_> {
         let mut client = self.node.peers.chunks(&source.address).map_err(Trouble::Source)?;
         while self.offset < self.chunk.len {
             let len = RANGE.min(self.chunk.len - self.offset);
-            self.served.pace.take(u64::from(len), Way::In, self.node.need(self.chunk.slot)).await;
+            self.served.pace.take(u64::from(len), self.node.need(self.chunk.slot)).await;
             let request = v1::ReadRequest {
                 store: source.store.to_bytes().to_vec(),
                 chunk: Some(self.chunk.into()),

@@ -12,7 +12,6 @@ use tonic::Status;
 use super::sources;
 use crate::metrics;
 use crate::node::{Lost, Node, Served};
-use crate::pace::Way;
 use crate::report::Got;
 use crate::store::PutError;
 
@@ -52,7 +51,7 @@ pub(super) async fn fetch(node: &Arc<Node>, served: &Arc<Served>, batch: &[Chunk
         }
         let asked: Vec<ChunkRef> = wanted.values().copied().collect();
         let bytes = asked.iter().map(|c| u64::from(c.len).max(LEAST_COST)).sum();
-        served.pace.take(bytes, Way::In, node.need(slot)).await;
+        served.pace.take(bytes, node.need(slot)).await;
         let came = match ask(node, &source, &asked).await {
             Ok(came) => came,
             Err(e) => {

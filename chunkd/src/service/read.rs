@@ -12,7 +12,6 @@ use tonic::Status;
 
 use super::{read_status, room, store};
 use crate::node::{Node, Served};
-use crate::pace::Way;
 use crate::pool::Pool;
 use crate::store::{ReadError, Verify};
 use crate::{metrics, wire};
@@ -35,7 +34,7 @@ pub(super) async fn read(node: &Arc<Node>, request: v1::ReadRequest) -> Result<R
     let wide = group_range(range.clone(), u64::from(chunk.len));
     let bytes = wide.end - wide.start;
     if background {
-        served.pace.take(bytes, Way::Out, node.need(chunk.slot)).await;
+        served.pace.lend(bytes, node.need(chunk.slot)).await?;
     }
     let room = room(&served.read_kib, COPIES * (bytes + PROOF)).await?;
     let target = Arc::clone(&served);
@@ -87,7 +86,7 @@ pub(super) async fn read_batch(
         return Err(Status::invalid_argument(format!("more than {BATCH_BYTES} bytes in one batch")));
     }
     if let Some(first) = chunks.first().filter(|_| background) {
-        served.pace.take(bytes, Way::Out, node.need(first.slot)).await;
+        served.pace.lend(bytes, node.need(first.slot)).await?;
     }
     let room = room(&served.read_kib, COPIES * bytes).await?;
     let target = Arc::clone(&served);
