@@ -81,6 +81,9 @@ pub enum Refusal {
     /// More locks than a file or a session may have.
     #[error("too many locks")]
     NoLocks,
+    /// The name stands for something else by now.
+    #[error("the name stands for something else by now")]
+    Stale,
 }
 
 impl Refusal {
@@ -105,6 +108,7 @@ impl Refusal {
             Self::Locked => 11,
             Self::Deadlock => 35,
             Self::NoLocks => 37,
+            Self::Stale => 116,
             Self::NoSession
             | Self::LaneOrder
             | Self::Needed(_)

@@ -56,37 +56,6 @@ impl Extent {
     }
 }
 
-/// Extents beyond which a cut is written anew even while it is written to.
-const CROWDED: usize = 4096;
-/// Extents from which a cut that is left alone is worth being made one.
-const PIECES: usize = 16;
-
-/// What to do about the extents of one cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cleaning {
-    /// Nothing.
-    Good,
-    /// To write them anew as one chunk, now: their chunks are dead for more than a half, or they are very many.
-    Now,
-    /// The same, when the file is left alone: as long as it is written to, much would be copied for little.
-    WhenQuiet,
-}
-
-/// What to do about the extents of one cut.
-#[must_use]
-pub fn cleaning(extents: &[Extent]) -> Cleaning {
-    let chunks: std::collections::BTreeSet<ChunkRef> = extents.iter().map(|e| e.chunk).collect();
-    let footprint: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
-    let live: u64 = extents.iter().map(|e| e.range.len()).sum();
-    if live > 0 && (footprint > 2 * live || extents.len() > CROWDED) {
-        Cleaning::Now
-    } else if extents.len() >= PIECES {
-        Cleaning::WhenQuiet
-    } else {
-        Cleaning::Good
-    }
-}
-
 /// One step of a read plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
@@ -191,26 +160,6 @@ impl ExtentMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_dead_or_crowded_is_cleaned_and_pieces_when_quiet() {
-        use crate::chunk::ChunkId;
-        use crate::id::SlotId;
-        let piece = |at: u64, n: u8, len: u32| Extent {
-            range: ByteRange { start: at * 10, end: at * 10 + 10 },
-            chunk: ChunkRef { id: ChunkId([n; 32]), len, slot: SlotId(1) },
-            offset: 0,
-        };
-        assert_eq!(cleaning(&[]), Cleaning::Good);
-        assert_eq!(cleaning(&[piece(0, 1, 20)]), Cleaning::Good);
-        assert_eq!(cleaning(&[piece(0, 1, 21)]), Cleaning::Now);
-        // A chunk counts once, however many extents name it.
-        assert_eq!(cleaning(&[piece(0, 1, 40), piece(1, 1, 40)]), Cleaning::Good);
-        let many = |n: u64| (0..n).map(|at| piece(at, at as u8, 10)).collect::<Vec<_>>();
-        assert_eq!(cleaning(&many(PIECES as u64 - 1)), Cleaning::Good);
-        assert_eq!(cleaning(&many(PIECES as u64)), Cleaning::WhenQuiet);
-        assert_eq!(cleaning(&many(CROWDED as u64 + 1)), Cleaning::Now);
-    }
     use crate::chunk::ChunkId;
     use crate::id::SlotId;
     use proptest::prelude::*;

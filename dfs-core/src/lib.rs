@@ -7,6 +7,7 @@
 pub mod acl;
 pub mod attr;
 pub mod chunk;
+pub mod cleaning;
 pub mod cluster;
 pub mod compare;
 pub mod error;

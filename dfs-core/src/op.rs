@@ -144,12 +144,21 @@ pub enum Op {
     Lock(LockChange),
     /// Sets or takes away a POSIX ACL; an access ACL changes the mode with it.
     SetAcl(SetAcl),
-    /// A cut that wanted cleaning was cleaned, or was found to be good.
+    /// A cut that wanted cleaning was looked at, and cleaned if it was worth it. It is due again later, unless it is good.
     Cleaned {
         /// The file.
         ino: Ino,
         /// The cut: offset divided by `CHUNK_BYTES`.
         cut: u64,
+    },
+    /// Changes nothing; `Stale` if a name stands for another inode, or for none. For what follows in the group.
+    Expect {
+        /// Where.
+        parent: Ino,
+        /// Which name.
+        name: Name,
+        /// What it has to be.
+        ino: Ino,
     },
 }
 

@@ -7,3 +7,4 @@ pub mod attr;
 pub mod chunk;
 pub mod dentry;
 pub mod disk;
+pub mod told;

@@ -10,7 +10,7 @@ pub(super) fn touched(groups: &[Group], about: &[Ino]) -> Vec<Ino> {
         match op {
             Op::Create(create) => inos.extend([create.ino, create.parent]),
             Op::Link { ino, parent, .. } => inos.extend([*ino, *parent]),
-            Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => inos.push(*parent),
+            Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } | Op::Expect { parent, .. } => inos.push(*parent),
             Op::Rename(rename) => inos.extend([rename.parent, rename.new_parent]),
             Op::SetAttr { ino, .. } | Op::SetXattr { ino, .. } | Op::RemoveXattr { ino, .. } => inos.push(*ino),
             Op::Write(write) => inos.push(write.ino),

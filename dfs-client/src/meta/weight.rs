@@ -17,7 +17,9 @@ const ACK: usize = 64;
 fn op(op: &Op) -> usize {
     OP + match op {
         Op::Create(create) => create.name.as_bytes().len() + create.target.len(),
-        Op::Link { name, .. } | Op::Unlink { name, .. } | Op::Rmdir { name, .. } => name.as_bytes().len(),
+        Op::Link { name, .. } | Op::Unlink { name, .. } | Op::Rmdir { name, .. } | Op::Expect { name, .. } => {
+            name.as_bytes().len()
+        }
         Op::Rename(rename) => rename.name.as_bytes().len() + rename.new_name.as_bytes().len(),
         Op::SetAttr { .. } | Op::Atime { .. } | Op::Cleaned { .. } | Op::Clone(_) | Op::Space(_) | Op::Lock(_) => 0,
         Op::SetAcl(set) => set.acl.len(),

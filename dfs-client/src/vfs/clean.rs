@@ -1,4 +1,4 @@
-//! Cleaning: a cut of a file that has become many pieces, or whose chunks are mostly dead, is written anew.
+//! Cleaning: what lives of the emptiest chunks of a cut is written anew, and a cut of many pieces becomes one.
 //!
 //! metad says which cuts want it. The live bytes are read, become one chunk, and are committed as moves: a move takes
 //! effect only where the file is still as it was read, so whoever writes meanwhile is not in the way, and nobody sees
@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use dfs_core::cleaning::{Cleaning, cleaning};
 use dfs_core::error::Refusal;
-use dfs_core::extent::{Cleaning, Extent, cleaning};
+use dfs_core::extent::Extent;
 use dfs_core::id::Ino;
 use dfs_core::limits::{CHUNK_BYTES, EXTENTS, PART_BYTES, READ_BYTES};
 use dfs_core::op::{Group, Op, Put, PutVerdict};
@@ -92,16 +93,17 @@ impl Vfs {
         let range = ByteRange { start, end: start.saturating_add(CHUNK_BYTES) };
         let extents = self.extents_in(ino, range).await?;
         let mut moved = 0;
-        match cleaning(&extents) {
-            Cleaning::Good => {}
-            // metad asks again.
-            Cleaning::WhenQuiet if !self.is_quiet(ino).await? => return Ok(0),
-            Cleaning::Now | Cleaning::WhenQuiet => {
-                let put = self.rewrite(&extents).await?;
-                self.move_to(ino, &extents, put).await?;
-                moved = extents.iter().map(|e| e.range.len()).sum();
-            }
+        let wanted = match cleaning(&extents) {
+            Cleaning::Now(some) => some,
+            Cleaning::WhenQuiet(some) if self.is_quiet(ino).await? => some,
+            Cleaning::WhenQuiet(_) | Cleaning::Good => Vec::new(),
+        };
+        if !wanted.is_empty() {
+            let put = self.rewrite(&wanted).await?;
+            self.move_to(ino, &wanted, put).await?;
+            moved = wanted.iter().map(|e| e.range.len()).sum();
         }
+        // If it is not good yet, metad hands it out again after a while.
         self.change_one(Op::Cleaned { ino, cut }).await?;
         Ok(moved)
     }

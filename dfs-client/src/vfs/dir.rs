@@ -144,6 +144,9 @@ impl Vfs {
                     // Gone since the page was read.
                     continue;
                 }
+                if let Some(known) = &known {
+                    self.told.tell(dir.ino, &entry.name, &known.attr);
+                }
                 items.push(DirItem {
                     name: entry.name.as_bytes().to_vec(),
                     ino: entry.ino,

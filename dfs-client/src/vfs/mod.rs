@@ -56,6 +56,7 @@ use crate::cache::attr::Pages;
 use crate::cache::chunk::Chunks;
 use crate::cache::dentry::Dentries;
 use crate::cache::disk::Disk;
+use crate::cache::told::Told;
 use crate::chunks::ChunkClient;
 use crate::config::ClientConfig;
 use crate::error::{FsError, FsResult};
@@ -79,6 +80,7 @@ pub struct Vfs {
     pub(crate) runtime: Runtime,
     pub(crate) inodes: Table,
     dentries: Dentries,
+    told: Told,
     nearby: Nearby,
     pub(crate) pieces: Chunks,
     handles: FileHandles,
@@ -127,6 +129,7 @@ impl Vfs {
             runtime: Runtime::current(),
             inodes: Table::new(),
             dentries: Dentries::new(config.ttl),
+            told: Told::new(),
             nearby: Nearby::default(),
             pieces,
             handles: FileHandles::default(),
@@ -212,7 +215,12 @@ impl Vfs {
 
     /// One op that concerns inodes which it does not name.
     async fn change_one_about(&self, op: Op, about: &[Ino]) -> FsResult<OpReply> {
-        let mut replies = self.change(vec![op], about).await?;
+        self.change_if(None, op, about).await
+    }
+
+    /// The same, if what is expected (an op that changes nothing) holds.
+    async fn change_if(&self, expected: Option<Op>, op: Op, about: &[Ino]) -> FsResult<OpReply> {
+        let mut replies = self.change(expected.into_iter().chain([op]).collect(), about).await?;
         replies.pop().ok_or_else(|| FsError::io("metad answered a group without saying what became of its op"))
     }
 

@@ -56,10 +56,11 @@ impl Vfs {
         let (ino, left) = self.dentries.get(parent, name, now)?;
         let entry = self.inodes.find(ino)?.state().entry(now, self.config.ttl)?;
         self.note_found(parent, name, now);
+        self.told.tell(parent, name, &entry.attr);
         Some(Ok(Entry { ttl: entry.ttl.min(left), ..entry }))
     }
 
-    /// What is called `name` in `parent`.
+    /// What is called `name` in `parent`, for the kernel.
     ///
     /// # Errors
     /// `NotFound`, `NotDirectory`; faults.
@@ -67,6 +68,13 @@ impl Vfs {
         if let Some(entry) = self.try_lookup(parent, name) {
             return entry;
         }
+        let entry = self.ask_for(parent, name).await?;
+        self.told.tell(parent, name, &entry.attr);
+        Ok(entry)
+    }
+
+    /// What metad says that a name is.
+    async fn ask_for(&self, parent: Ino, name: &Name) -> FsResult<Entry> {
         let ticket = self.dentries.ticket(parent);
         match self.meta.query(Query::Lookup { parent, name: name.clone() }).await {
             Ok(Answer::Node(node)) => {
@@ -121,6 +129,7 @@ impl Vfs {
         let late = Entry { attr: state.shown().unwrap_or(attr), ttl: Duration::ZERO };
         let entry = state.entry(Instant::now(), self.config.ttl).unwrap_or(late);
         drop(state);
+        self.told.tell(parent, &name, &attr);
         Ok((self.kept(parent, entry), inode))
     }
 
@@ -243,20 +252,23 @@ impl Vfs {
     /// # Errors
     /// `NotFound`, `IsDirectory` and other refusals; faults.
     pub async fn unlink(&self, parent: Ino, name: &Name) -> FsResult<()> {
-        self.remove(parent, name, Op::Unlink { parent, name: name.clone() }).await
+        self.remove(parent, name, None, Op::Unlink { parent, name: name.clone() }).await
     }
 
-    /// Takes away an empty directory.
+    /// Takes away an empty directory: the one that the kernel was told of.
     ///
     /// # Errors
-    /// `NotFound`, `NotDirectory`, `NotEmpty`; faults.
+    /// `NotFound`, `NotDirectory`, `NotEmpty`, `Stale`; faults.
     pub async fn rmdir(&self, parent: Ino, name: &Name) -> FsResult<()> {
-        self.remove(parent, name, Op::Rmdir { parent, name: name.clone() }).await
+        let expected = self.told.expected(parent, name);
+        let done = self.remove(parent, name, expected, Op::Rmdir { parent, name: name.clone() }).await;
+        self.told.outcome(parent, name, &done);
+        done
     }
 
-    async fn remove(&self, parent: Ino, name: &Name, op: Op) -> FsResult<()> {
+    async fn remove(&self, parent: Ino, name: &Name, expected: Option<Op>, op: Op) -> FsResult<()> {
         let changing = Changing::new(&self.dentries, [parent; 2]);
-        let reply = self.change_one(op).await;
+        let reply = self.change_if(expected, op, &[]).await;
         self.dentries.forget(parent, name);
         drop(changing);
         self.drop_unreachable(&reply?);
@@ -274,7 +286,8 @@ impl Vfs {
     /// a file written and renamed over another is never found empty.
     ///
     /// # Errors
-    /// Refusals of metad; `Invalid` for unknown flags; what kept the data from being saved; faults.
+    /// Refusals of metad, `Stale` if the directory to be replaced is not the one that the kernel was told of;
+    /// `Invalid` for unknown flags; what kept the data from being saved; faults.
     pub async fn rename(
         &self,
         who: Caller,
@@ -309,7 +322,14 @@ impl Vfs {
             if whiteout {
                 rename.whiteout = Some((self.meta.new_ino().await?, who.uid, who.gid));
             }
-            match self.change_after(unsaved.as_ref(), &Op::Rename(rename.clone()), &about).await {
+            let op = Op::Rename(rename.clone());
+            // Only a directory is told of, and a directory has no unsaved data and replaces nothing else.
+            let expected = (mode == RenameMode::Replace).then(|| self.told.expected(new_parent, new_name)).flatten();
+            let done = match &unsaved {
+                Some(unsaved) => self.change_after(Some(unsaved), &op, &about).await,
+                None => self.change_if(expected, op, &about).await,
+            };
+            match done {
                 Err(FsError::Refused(Refusal::NotGranted)) if tries < NUMBERS => tries += 1,
                 reply => break reply,
             }
@@ -317,6 +337,10 @@ impl Vfs {
         self.dentries.forget(parent, name);
         self.dentries.forget(new_parent, new_name);
         drop(changing);
+        match &reply {
+            Ok(_) => self.told.moved((parent, name), (new_parent, new_name), mode == RenameMode::Exchange),
+            Err(_) => self.told.outcome(new_parent, new_name, &reply),
+        }
         let reply = reply?;
         let attr = subject(&reply)?;
         self.dentries.set(new_parent, new_name, attr.ino, sent);
@@ -332,7 +356,7 @@ impl Vfs {
         }
         let ino = match self.dentries.get(parent, name, Instant::now()) {
             Some((ino, _)) => ino,
-            None => self.lookup(parent, name).await?.attr.ino,
+            None => self.ask_for(parent, name).await?.attr.ino,
         };
         Ok(self.inodes.find(ino).filter(|inode| !inode.state().buffer().is_clean()))
     }

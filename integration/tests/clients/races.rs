@@ -124,10 +124,45 @@ fn random_changes_from_two_mounts_leave_one_tree() -> Result<()> {
     for (path, line) in &on_a {
         assert_eq!(Some(line), on_b.get(path), "{}", path.display());
     }
-    assert_eq!(on_a.len(), on_b.len());
+    let missing: Vec<_> = on_b.iter().filter(|(path, _)| !on_a.contains_key(*path)).collect();
+    assert!(missing.is_empty(), "on the second mount alone: {missing:?}");
     check_links(&scene.a.path)?;
     for n in 0..3 {
         fs::remove_dir_all(scene.on_b(format!("d{n}")))?;
+    }
+    scene.finish()
+}
+
+/// The kernel of the first mount still has the old directory under the name when it removes the new one.
+#[test]
+fn a_directory_that_was_moved_away_is_not_taken_for_the_one_that_is_removed() -> Result<()> {
+    let scene = Scene::new()?;
+    for (n, replace) in [false, true].into_iter().enumerate() {
+        let (name, moved) = (format!("d{n}"), format!("moved{n}"));
+        fs::create_dir(scene.on_a(&name))?;
+        // Somebody is in it, so that the kernel does not forget it.
+        let inside = File::open(scene.on_a(&name))?;
+        let before = inside.metadata()?.ino();
+        fs::rename(scene.on_b(&name), scene.on_b(&moved))?;
+        fs::create_dir(scene.on_b(&name))?;
+        fs::write(scene.on_b(&moved).join("file"), "content")?;
+        if replace {
+            fs::create_dir(scene.on_a("new"))?;
+            fs::rename(scene.on_a("new"), scene.on_a(&name))?;
+            fs::remove_dir(scene.on_a(&name))?;
+        } else {
+            fs::remove_dir(scene.on_a(&name))?;
+        }
+        std::thread::sleep(STALE);
+        for root in [&scene.a.path, &scene.b.path] {
+            let moved = root.join(&moved);
+            assert_eq!(fs::metadata(&moved)?.ino(), before);
+            let names: Vec<_> = fs::read_dir(&moved)?.map(|e| Ok(e?.file_name())).collect::<Result<_>>()?;
+            assert_eq!(names, ["file"], "{}", moved.display());
+            assert!(!root.join(&name).exists());
+        }
+        fs::write(scene.on_a(&moved).join("more"), "content")?;
+        drop(inside);
     }
     scene.finish()
 }

@@ -57,8 +57,7 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     file.sync_all()?;
     let worst = extents(&cluster, &path)?;
     let lately = written / time * 30;
-    // What it takes meanwhile depends on how busy the machine is; in a minute only that it is not all is told.
-    let bound = if long { 2 * size as u64 + lately } else { (size as u64 + written) / 10 * 9 };
+    let bound = 2 * size as u64 + lately;
     ensure!(most <= bound, "{most} bytes in a store, of a file of {size}, {lately} of them new");
     eprintln!("{written} bytes written; at most {most} bytes in one store; {worst} extents at the end");
     // It is left alone, and settles: each cut is one piece, and nothing dead is kept.
@@ -73,16 +72,19 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     }
     drop_pages(&path)?;
     ensure!(fs::read(&path)? == content, "wrong bytes");
-    drop(mount);
-    let mount = cluster.mount("again")?;
-    let old = Instant::now();
-    ensure!(fs::read(mount.path.join("file"))? == content, "wrong bytes in another mount");
-    let old = old.elapsed();
     fs::write(mount.path.join("fresh"), &content)?;
     drop(mount);
-    let mount = cluster.mount("third")?;
-    let fresh = Instant::now();
-    ensure!(fs::read(mount.path.join("fresh"))? == content, "wrong bytes in a fresh file");
-    eprintln!("reading it took {old:?}, a fresh file {:?}", fresh.elapsed());
+    // In turn, each time by a mount that knows nothing yet: the best of three.
+    let mut best = [Duration::MAX; 2];
+    for round in 0..3 {
+        for (name, best) in ["file", "fresh"].into_iter().zip(&mut best) {
+            let mount = cluster.mount(&format!("{name}{round}"))?;
+            let began = Instant::now();
+            let found = fs::read(mount.path.join(name))?;
+            *best = began.elapsed().min(*best);
+            ensure!(found == content, "wrong bytes in {name} of another mount");
+        }
+    }
+    eprintln!("reading it took {:?}, a fresh file {:?}", best[0], best[1]);
     cluster.wait_fsck(0, Duration::from_secs(30))
 }

@@ -228,7 +228,7 @@ impl Writer {
 fn frees_space(command: &Command) -> bool {
     let Command::Commit(commit) = command else { return true };
     commit.groups.iter().flat_map(|g| &g.ops).all(|op| match op {
-        Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } | Op::Atime { .. } => true,
+        Op::Unlink { .. } | Op::Rmdir { .. } | Op::Expect { .. } | Op::RemoveXattr { .. } | Op::Atime { .. } => true,
         Op::SetAttr { set: SetAttr { size, .. }, .. } => size.is_some(),
         Op::Space(space) => space.hole.is_some(),
         // Giving locks up must always work.

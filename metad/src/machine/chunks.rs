@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
+use dfs_core::cleaning::{PIECES, SHORT};
 use dfs_core::extent::Extent;
 use dfs_core::id::{Ino, SlotId};
 use dfs_core::limits::{CHUNK_BYTES, CONDEMN_AFTER};
@@ -18,8 +19,8 @@ use crate::schema::extent::CleanRow;
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::{Fault, corrupt};
 
-/// A cut is left alone for this long before somebody looks whether it is worth cleaning: what is dead meanwhile takes
-/// room.
+/// A cut is left alone for this long before somebody looks (again) whether it is worth cleaning: what is dead meanwhile
+/// takes room.
 const CLEAN_AFTER_MILLIS: u64 = 10_000;
 
 pub(super) type ChunkKey = (SlotId, ChunkId);
@@ -143,7 +144,7 @@ impl Txn<'_, '_> {
         }
         if let Some((ino, cut)) = delta.lost_by
             && row.refs > 0
-            && u64::from(row.len) > row.live.saturating_mul(2)
+            && is_worth_a_look(&row)
         {
             self.want_cleaning(ino, cut)?;
         }
@@ -152,13 +153,17 @@ impl Txn<'_, '_> {
 
     /// Notes that a cut wants cleaning, unless that is noted already.
     pub(super) fn want_cleaning(&mut self, ino: Ino, cut: u64) -> Res<()> {
-        let key = keys::clean(ino, cut);
-        if self.get::<CleanRow>(&key)?.is_none() {
-            let due = self.now_millis().saturating_add(CLEAN_AFTER_MILLIS);
-            self.put(key, &CleanRow { due });
-            self.kv.put(Table::Clean, keys::clean_due(due, ino, cut), nothing());
+        if self.get::<CleanRow>(&keys::clean(ino, cut))?.is_none() {
+            self.note_clean(ino, cut);
         }
         Ok(())
+    }
+
+    /// Notes that a cut wants cleaning, after the usual time from now on.
+    pub(super) fn note_clean(&mut self, ino: Ino, cut: u64) {
+        let due = self.now_millis().saturating_add(CLEAN_AFTER_MILLIS);
+        self.put(keys::clean(ino, cut), &CleanRow { due });
+        self.kv.put(Table::Clean, keys::clean_due(due, ino, cut), nothing());
     }
 
     /// Removes a clean row with its index.
@@ -166,4 +171,10 @@ impl Txn<'_, '_> {
         self.kv.delete(Table::Clean, keys::clean(ino, cut));
         self.kv.delete(Table::Clean, keys::clean_due(due, ino, cut));
     }
+}
+
+/// Whether a cut that uses a chunk may be worth cleaning: a third of it is dead, or it is in short pieces.
+fn is_worth_a_look(row: &ChunkRow) -> bool {
+    let len = u64::from(row.len);
+    len * 2 > row.live.saturating_mul(3) || (row.refs >= PIECES as u64 && row.refs.saturating_mul(SHORT) > len)
 }

@@ -26,7 +26,9 @@ fn of_commit(commit: &Commit, into: &mut Vec<(Table, Vec<u8>)>) {
         let (inode, name) = match op {
             Op::Create(c) => (c.parent, Some((c.parent, &c.name))),
             Op::Link { ino, parent, name } => (*ino, Some((*parent, name))),
-            Op::Unlink { parent, name } | Op::Rmdir { parent, name } => (*parent, Some((*parent, name))),
+            Op::Unlink { parent, name } | Op::Rmdir { parent, name } | Op::Expect { parent, name, .. } => {
+                (*parent, Some((*parent, name)))
+            }
             Op::Rename(r) => {
                 into.push((Table::Inode, keys::inode(r.parent).to_vec()));
                 into.push((Table::Dentry, keys::dentry(r.parent, &r.name)));

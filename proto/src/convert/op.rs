@@ -132,6 +132,9 @@ impl From<Op> for v1::Op {
             Op::Lock(lock) => Wire::Lock(lock.into()),
             Op::SetAcl(set) => Wire::SetAcl(set.into()),
             Op::Cleaned { ino, cut } => Wire::Cleaned(v1::Cut { ino: ino.0, cut }),
+            Op::Expect { parent, name, ino } => {
+                Wire::Expect(v1::Link { ino: ino.0, at: Some(dentry_to_wire(parent, name)) })
+            }
         };
         Self { op: Some(op) }
     }
@@ -174,6 +177,10 @@ impl TryFrom<v1::Op> for Op {
             Wire::Lock(lock) => Self::Lock(lock.try_into()?),
             Wire::SetAcl(set) => Self::SetAcl(set.try_into()?),
             Wire::Cleaned(at) => Self::Cleaned { ino: ino(at.ino)?, cut: at.cut },
+            Wire::Expect(link) => {
+                let (parent, name) = dentry(link.at)?;
+                Self::Expect { parent, name, ino: ino(link.ino)? }
+            }
         })
     }
 }

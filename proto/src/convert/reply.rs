@@ -42,6 +42,7 @@ impl From<Refusal> for v1::Refusal {
             Refusal::Locked => Code::RefusalLocked,
             Refusal::Deadlock => Code::RefusalDeadlock,
             Refusal::NoLocks => Code::RefusalNoLocks,
+            Refusal::Stale => Code::RefusalStale,
         };
         Self { code: code.into(), group }
     }
@@ -80,6 +81,7 @@ impl TryFrom<v1::Refusal> for Refusal {
             Code::RefusalLocked => Self::Locked,
             Code::RefusalDeadlock => Self::Deadlock,
             Code::RefusalNoLocks => Self::NoLocks,
+            Code::RefusalStale => Self::Stale,
         })
     }
 }

@@ -3,6 +3,7 @@
 use dfs_core::attr::Attr;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, SessionId};
+use dfs_core::name::Name;
 use dfs_core::op::{Op, OpReply};
 use dfs_core::time::Timestamp;
 
@@ -54,6 +55,7 @@ pub(super) fn run(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Op) -> Res<OpRepl
         Op::Link { ino, parent, name } => link::link(txn, call, *ino, *parent, name),
         Op::Unlink { parent, name } => unlink::unlink(txn, call, *parent, name),
         Op::Rmdir { parent, name } => rmdir::rmdir(txn, call, *parent, name),
+        Op::Expect { parent, name, ino } => expect(txn, *parent, name, *ino),
         Op::Rename(rename) => rename::rename(txn, call, rename),
         Op::SetAttr { ino, set } => setattr::setattr(txn, call, *ino, set),
         Op::Atime { ino, atime } => atime::atime(txn, *ino, *atime),
@@ -66,6 +68,14 @@ pub(super) fn run(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Op) -> Res<OpRepl
         Op::Space(op) => space::space(txn, call, op),
         Op::Lock(change) => lock::lock(txn, call, change),
         Op::SetAcl(set) => acl::set(txn, call, set),
+    }
+}
+
+/// Nothing, if the name is what the caller takes it for.
+fn expect(txn: &Txn<'_, '_>, parent: Ino, name: &Name, ino: Ino) -> Res<OpReply> {
+    match txn.dentry(parent, name)? {
+        Some(dentry) if dentry.ino == ino => Ok(OpReply::default()),
+        _ => Err(Refusal::Stale.into()),
     }
 }
 

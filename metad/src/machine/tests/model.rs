@@ -137,6 +137,7 @@ impl Model {
                 self.lost_name(ino, t);
             }
             Op::Rename(r) => self.rename(r, t)?,
+            Op::Expect { parent, name, ino } => must(self.entry(*parent, name)? == *ino)?,
             Op::SetAttr { ino, set } => self.setattr(*ino, set, t)?,
             Op::Atime { ino, .. } => drop(self.node(*ino)?),
             Op::SetXattr { ino, name, value, mode } => {

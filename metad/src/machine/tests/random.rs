@@ -59,6 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (ino(), ino(), label()).prop_map(|(ino, parent, name)| Op::Link { ino, parent, name }),
         2 => (ino(), label()).prop_map(|(parent, name)| Op::Unlink { parent, name }),
         1 => (ino(), label()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
+        1 => (ino(), label(), ino()).prop_map(|(parent, name, ino)| Op::Expect { parent, name, ino }),
         4 => (ino(), label(), ino(), label(), rename_mode()).prop_map(|(parent, name, new_parent, new_name, mode)| {
             Op::Rename(Rename { parent, name, new_parent, new_name, mode, whiteout: None })
         }),
@@ -135,6 +136,7 @@ impl Pair {
             Op::Create(c) => (c.ino, c.parent) = (self.ino(c.ino), self.ino(c.parent)),
             Op::Link { ino, parent, .. } => (*ino, *parent) = (self.ino(*ino), self.ino(*parent)),
             Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => *parent = self.ino(*parent),
+            Op::Expect { parent, ino, .. } => (*parent, *ino) = (self.ino(*parent), self.ino(*ino)),
             Op::Rename(r) => (r.parent, r.new_parent) = (self.ino(r.parent), self.ino(r.new_parent)),
             Op::Write(w) => w.ino = self.ino(w.ino),
             Op::Clone(c) => (c.src, c.dst) = (self.ino(c.src), self.ino(c.dst)),

@@ -249,6 +249,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         (ino(), ino(), name()).prop_map(|(ino, parent, name)| Op::Link { ino, parent, name }),
         (ino(), name()).prop_map(|(parent, name)| Op::Unlink { parent, name }),
         (ino(), name()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
+        (ino(), name(), ino()).prop_map(|(parent, name, ino)| Op::Expect { parent, name, ino }),
         rename().prop_map(Op::Rename),
         (ino(), set_attr()).prop_map(|(ino, set)| Op::SetAttr { ino, set }),
         (ino(), time()).prop_map(|(ino, atime)| Op::Atime { ino, atime }),
@@ -312,6 +313,7 @@ pub(super) fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::Locked),
         Just(Refusal::Deadlock),
         Just(Refusal::NoLocks),
+        Just(Refusal::Stale),
     ]
 }
 

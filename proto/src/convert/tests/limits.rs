@@ -278,7 +278,7 @@ fn replies() {
     bad::<_, Refusal>(refused(16, 1024), "refused for a group that cannot be");
     bad::<_, Refusal>(refused(16, 1 << 16), "refused for a group that cannot be");
     bad::<_, Refusal>(refused(0, 0), "refusal not set");
-    bad::<_, Refusal>(refused(25, 0), "unknown refusal");
+    bad::<_, Refusal>(refused(26, 0), "unknown refusal");
     let both = v1::GroupReply { refusal: Some(refused(1, 0)), ops: vec![v1::OpReply::default()] };
     bad::<_, Result<Vec<OpReply>, Refusal>>(both, "a group both refused and done");
     bad::<_, PutVerdict>(v1::PutVerdict { outcome: 0, chunk: None }, "verdict not set");
