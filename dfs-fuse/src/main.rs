@@ -1,5 +1,6 @@
 //! `dfs-fuse`: reads its configuration, mounts in the background or stays, turns the end into an exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use dfs_fuse::args::{self, ConfigError, Request, Role};
@@ -13,8 +14,8 @@ fn main() -> ExitCode {
     let (config, role) = match args::load(std::env::args_os()) {
         Ok(Request::Run { config, role }) => (*config, role),
         Ok(Request::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
+            // A pipe that nobody reads is no reason to panic.
+            return ExitCode::from(u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()));
         }
         // Help and version come this way too, with exit code 0.
         Err(ConfigError::Usage(e)) => e.exit(),

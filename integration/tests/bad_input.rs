@@ -119,6 +119,17 @@ fn who_has_seen_enough_of_a_report_gets_no_error() -> Result<()> {
         let done = child.wait_with_output()?;
         ensure!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
     }
+    let meta = &cluster.meta[..];
+    for (daemon, arguments) in
+        [("metad", &["--data", "/d"][..]), ("chunkd", &["--data", "/d", "--meta", meta]), ("dfs-fuse", &[meta, "/mnt"])]
+    {
+        let mut command = Command::new(binary(daemon));
+        command.args(arguments).arg("--print-config").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        drop(child.stdout.take());
+        let done = child.wait_with_output()?;
+        ensure!(done.status.code() != Some(101) && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
     Ok(())
 }
 

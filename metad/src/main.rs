@@ -1,5 +1,6 @@
 //! `metad`: see `metad --help`.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ fn main() -> ExitCode {
     if args.print_config {
         return match toml::to_string(&config) {
             Ok(text) => {
-                print!("{text}");
-                ExitCode::SUCCESS
+                // A pipe that nobody reads is no reason to panic.
+                ExitCode::from(u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()))
             }
             Err(error) => fail(&error.into()),
         };

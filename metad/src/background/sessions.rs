@@ -52,7 +52,6 @@ fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use dfs_core::attr::FileKind;
     use dfs_core::id::{Ino, LaneId, LockOwner, Seq};
@@ -62,32 +61,15 @@ mod tests {
     use dfs_core::op::{Commit, Create, Group, Op};
     use dfs_core::range::ByteRange;
     use dfs_core::time::Timestamp;
-    use tokio::sync::watch;
 
     use super::*;
-    use crate::engine::{self, EngineOptions};
-    use crate::live::healing::Healing;
-    use crate::live::nodes::Nodes;
-    use crate::live::sessions::Sessions;
-    use crate::live::waits::Waits;
     use crate::machine::command::Reply;
+    use crate::service::testing::shared;
 
     #[tokio::test]
     async fn a_stale_session_ends_when_others_want_what_it_locked_and_not_before() {
         let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().join("m");
-        let options = EngineOptions { dir, replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
-        let (engine, _thread) = engine::open(&options).unwrap();
-        let (sessions, waits, now) = (Sessions::default(), Waits::default(), Instant::now());
-        let nodes = Nodes::new(now, Duration::from_secs(10), Duration::from_secs(60));
-        let shared = Arc::new(Shared {
-            engine,
-            sessions,
-            nodes,
-            healing: Healing::default(),
-            waits,
-            shutdown: watch::channel(false).1,
-        });
+        let (shared, now) = (shared(tmp.path()), Instant::now());
         let engine = &shared.engine;
         let opened = engine.submit(Command::OpenSession { client: "silent".into() }).await;
         let Ok(Ok(Reply::Session(session))) = opened else { panic!("{opened:?}") };

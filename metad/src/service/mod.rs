@@ -2,10 +2,13 @@
 
 mod check;
 mod compare;
+mod doubt;
 mod meta;
 pub(crate) mod nodes;
 mod people;
 pub(crate) mod session;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::Instant;

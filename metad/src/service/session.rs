@@ -19,6 +19,7 @@ use crate::engine::{Fault, Outcome, Share, Taken};
 use crate::live::waits::Wanted;
 use crate::machine::command::{Command, Reply};
 use crate::metrics;
+use crate::service::doubt::get_lock_of_the_living;
 use crate::service::{Shared, fault, now};
 
 /// Calls of one session under way at once; more are not read from its stream.
@@ -31,10 +32,6 @@ const MERGE_BYTES: usize = META_MESSAGE_BYTES / 8;
 const CALLS: usize = 1024;
 /// Inodes said not to be held in one message at most.
 const NOT_HELD: usize = OPS;
-/// How long a question for locks waits for word of a client that may be dead; less than a call may take.
-const DOUBT_LASTS: Duration = Duration::from_secs(20);
-/// Between looks at whether there is some.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A stream that does not say who it is by then is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
@@ -312,7 +309,10 @@ impl Serving {
             && let Ok(Ok(Answer::Lock(Some(held)))) = answer(&shared, &query)
             && shared.sessions.is_doubtful(held.session, now())
         {
-            tokio::spawn(get_lock_of_the_living(shared, ino, query, id, out, permit));
+            tokio::spawn(async move {
+                let outcome = get_lock_of_the_living(&shared, ino, &query).await;
+                drop(out.send(Out::Done { id, outcome: outcome.map(|r| r.map(Done::Answer)), _permit: Some(permit) }));
+            });
             return;
         }
         let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. });
@@ -375,30 +375,6 @@ impl Serving {
         drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));
         true
     }
-}
-
-/// Answers a question for locks when it is known whether the client of the one in the way lives. With a client that is dead
-/// went what it had not saved: who is told of its lock and believes that somebody is there would build on what is gone.
-async fn get_lock_of_the_living(
-    shared: Arc<Shared>,
-    ino: Ino,
-    query: Query,
-    id: u64,
-    out: mpsc::UnboundedSender<Out>,
-    permit: OwnedSemaphorePermit,
-) {
-    let until = now() + DOUBT_LASTS;
-    let outcome = loop {
-        let outcome = answer(&shared, &query);
-        match &outcome {
-            Ok(Ok(Answer::Lock(Some(held)))) if shared.sessions.is_doubtful(held.session, now()) && now() < until => {}
-            _ => break outcome,
-        }
-        // So that it is ended when it is stale.
-        shared.waits.refused(ino);
-        tokio::time::sleep(LOOK_AGAIN).await;
-    };
-    drop(out.send(Out::Done { id, outcome: outcome.map(|r| r.map(Done::Answer)), _permit: Some(permit) }));
 }
 
 /// The next message: the one that was taken out already, if there is one.
@@ -507,30 +483,8 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::watch;
-
     use super::*;
-    use crate::engine::{self, EngineOptions};
-    use crate::live::healing::Healing;
-    use crate::live::nodes::Nodes;
-    use crate::live::sessions::Sessions;
-    use crate::live::waits::Waits;
-
-    fn shared(dir: &std::path::Path) -> Arc<Shared> {
-        let options =
-            EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
-        let (engine, _thread) = engine::open(&options).unwrap();
-        let nodes = Nodes::new(now(), Duration::from_secs(10), Duration::from_secs(60));
-        let (sessions, waits) = (Sessions::default(), Waits::default());
-        Arc::new(Shared {
-            engine,
-            sessions,
-            nodes,
-            healing: Healing::default(),
-            waits,
-            shutdown: watch::channel(false).1,
-        })
-    }
+    use crate::service::testing::shared;
 
     #[tokio::test]
     async fn a_client_that_goes_away_while_it_opens_leaves_a_session_that_is_known() {
