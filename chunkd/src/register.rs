@@ -20,6 +20,8 @@ use crate::{heartbeat, wire};
 
 /// How long one call to metad may take.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
+/// A disk that has been at one piece of work for so long hangs: the largest is to sync a chunk of 64 MiB.
+const HANGS: Duration = Duration::from_secs(15);
 /// How long a disk may take to tell its space.
 const DISK: Duration = Duration::from_secs(1);
 /// How often it is said that metad is still away.
@@ -241,6 +243,9 @@ pub(crate) async fn spaces(stores: &[Arc<Served>]) -> Vec<Result<StoreSpace, Str
 /// Room of a store. A disk that hangs holds up one thread, not the heartbeats of its neighbours.
 async fn space(served: &Served) -> Result<StoreSpace, String> {
     let silent = || "the disk does not answer".to_owned();
+    if served.reads.oldest().max(served.writes.oldest()) >= Some(HANGS) {
+        return Err(silent());
+    }
     let permit = Arc::clone(&served.asking).try_acquire_owned().map_err(|_| silent())?;
     let store = Arc::clone(&served.store);
     let asked = tokio::task::spawn_blocking(move || {

@@ -12,9 +12,11 @@ use crate::extent::Extent;
 use crate::limits::CROWDED_EXTENTS;
 
 /// Chunks, or seams less than [`SHORT`] apart, from which a cut that is left alone is worth being put together.
-pub const PIECES: usize = 16;
+const PIECES: usize = 16;
+/// Extents of a file, for each of its cuts, from which one that is written to is worth a look.
+pub const MANY: u64 = 64;
 /// Bytes between two seams that do not hinder who reads on and on.
-pub const SHORT: u64 = 64 << 10;
+const SHORT: u64 = 64 << 10;
 /// Dead bytes of a cut, in tenths of the live ones, from which room is made.
 const DEAD: u64 = 4;
 /// With fewer dead bytes than this there have to be more of them than live ones.
@@ -75,6 +77,15 @@ pub fn cleaning(extents: &[Extent]) -> Cleaning {
     } else {
         Cleaning::Good
     }
+}
+
+/// Whether a cut that uses a chunk of `len` bytes, of which `live` are bytes of files in `refs` extents, may be worth
+/// cleaning. Asked with each write, so it is told from this chunk alone.
+#[must_use]
+pub fn is_worth_a_look(len: u64, live: u64, refs: u64) -> bool {
+    let dead = len.saturating_sub(live);
+    let is_dead = dead > live || (dead >= DEAD_BYTES && dead > live / 10 * DEAD);
+    is_dead || (refs >= PIECES as u64 && refs.saturating_mul(SHORT) > len)
 }
 
 fn emptiest_first(used: &mut [Used]) {
@@ -197,22 +208,40 @@ mod tests {
         assert_eq!(cleaning(&extents), Cleaning::Good);
     }
 
+    #[test]
+    fn a_look_is_worth_it_where_something_may_be_done() {
+        assert!(!is_worth_a_look(64 * MIB, 48 * MIB, 9) && is_worth_a_look(64 * MIB, 45 * MIB, 9));
+        assert!(!is_worth_a_look(MIB, MIB / 2, 9) && is_worth_a_look(MIB, MIB / 2 - 1, 9));
+        assert!(!is_worth_a_look(4096, 4096, 15) && is_worth_a_look(4096, 4096, 16));
+        assert!(!is_worth_a_look(MIB, MIB, 16) && is_worth_a_look(MIB, MIB, 17));
+    }
+
+    fn dead(extents: &[Extent]) -> u64 {
+        let chunks: std::collections::BTreeSet<ChunkRef> = extents.iter().map(|e| e.chunk).collect();
+        let live: u64 = extents.iter().map(|e| e.range.len()).sum();
+        chunks.iter().map(|c| u64::from(c.len)).sum::<u64>() - live
+    }
+
     proptest! {
-        /// What was cleaned is not to be cleaned again at once, and not all is copied for it.
+        /// What is moved is moved whole, makes room, and is not to be moved again.
         #[test]
-        fn it_comes_to_rest(pieces in proptest::collection::vec((1..8 * MIB, 0..12_u32, 0..30 * MIB), 1..60)) {
+        fn it_comes_to_rest(
+            pieces in proptest::collection::vec((prop_oneof![1..8 * MIB, 1..99_000_u64], 0..24_u32, 0..30 * MIB), 1..60)
+        ) {
             let mut lens: BTreeMap<u32, u64> = BTreeMap::new();
             for (len, n, dead) in &pieces {
                 *lens.entry(*n).or_default() += len + dead / 8;
             }
             let used: Vec<_> = pieces.iter().map(|(len, n, _)| (*len, chunk(*n, lens[n]))).collect();
             let mut extents = file(&used);
-            for round in 0..3 {
-                let (Cleaning::Now(moved) | Cleaning::WhenQuiet(moved)) = cleaning(&extents) else { return Ok(()) };
+            let live: u64 = extents.iter().map(|e| e.range.len()).sum();
+            for round in 0..4 {
+                let plan = cleaning(&extents);
+                let (Cleaning::Now(moved) | Cleaning::WhenQuiet(moved)) = &plan else { return Ok(()) };
                 prop_assert!(!moved.is_empty());
                 let new = chunk(100 + round, moved.iter().map(|e| e.range.len()).sum());
                 let gone: Vec<_> = moved.iter().map(|e| e.chunk).collect();
-                // What goes, goes whole: else nothing becomes free.
+                // Else nothing becomes free.
                 prop_assert!(extents.iter().all(|e| !gone.contains(&e.chunk) || moved.contains(e)));
                 let mut offset = 0;
                 for e in extents.iter_mut().filter(|e| gone.contains(&e.chunk)) {
@@ -222,8 +251,11 @@ mod tests {
                 let mut map = crate::extent::ExtentMap::default();
                 extents.iter().for_each(|e| map.insert(*e));
                 extents = map.iter().copied().collect();
+                if matches!(plan, Cleaning::Now(_)) {
+                    prop_assert!(dead(&extents) <= live / 4, "{} dead of {live}", dead(&extents));
+                }
             }
-            prop_assert!(!matches!(cleaning(&extents), Cleaning::Now(_)), "not after three rounds");
+            prop_assert_eq!(cleaning(&extents), Cleaning::Good, "not after four rounds");
         }
     }
 }

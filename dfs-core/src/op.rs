@@ -144,7 +144,7 @@ pub enum Op {
     Lock(LockChange),
     /// Sets or takes away a POSIX ACL; an access ACL changes the mode with it.
     SetAcl(SetAcl),
-    /// A cut that wanted cleaning was looked at, and cleaned if it was worth it. It is due again later, unless it is good.
+    /// A cut that wanted cleaning was looked at, and cleaned if it was worth it now. It is due again later.
     Cleaned {
         /// The file.
         ino: Ino,
@@ -159,6 +159,15 @@ pub enum Op {
         name: Name,
         /// What it has to be.
         ino: Ino,
+    },
+    /// A cut that wanted cleaning was found to be good. It is not due any more, unless the file has changed since.
+    CutIsGood {
+        /// The file.
+        ino: Ino,
+        /// The cut: offset divided by `CHUNK_BYTES`.
+        cut: u64,
+        /// The file's `data` when it was looked at.
+        data: u64,
     },
 }
 

@@ -67,6 +67,11 @@ pub enum Query {
         /// Its name.
         id: ChunkId,
     },
+    /// How many bytes of files are bytes of this chunk. One that is not known has none.
+    Live {
+        /// The chunk.
+        chunk: ChunkRef,
+    },
     /// The first lock that would keep an owner from taking this one.
     GetLock {
         /// File.
@@ -82,7 +87,7 @@ pub enum Query {
     },
 }
 
-/// An answer, of the same position as its question.
+/// An answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// To `Lookup` and `GetAttr`.
@@ -115,6 +120,8 @@ pub enum Answer {
     Chunk(Option<ChunkRef>),
     /// To `GetLock`; `None`: nothing is in the way.
     Lock(Option<LockInfo>),
+    /// To `Live`.
+    Live(u64),
 }
 
 /// An inode with what a reader of a small file needs next.

@@ -328,8 +328,8 @@ impl Filesystem for Dfs {
         names::readdir(self, req, fh.0, offset, reply);
     }
 
-    fn readdirplus(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        names::readdirplus(self, req, fh.0, offset, reply);
+    fn readdirplus(&self, req: &Request, node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        names::readdirplus(self, req, ino(node), fh.0, offset, reply);
     }
 
     fn releasedir(&self, _req: &Request, _node: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {

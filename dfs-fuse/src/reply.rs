@@ -9,6 +9,7 @@ use bytes::Bytes;
 use dfs_client::error::FsError;
 use dfs_client::vfs::{DirItem, Entry, Opened, Vfs};
 use dfs_core::attr::{Attr, FileKind};
+use dfs_core::id::Ino;
 use dfs_core::limits::NAME_BYTES;
 use dfs_core::query::StatFs;
 use dfs_core::time::Timestamp;
@@ -277,9 +278,9 @@ impl Answer<Vec<DirItem>> for ReplyDirectory {
     }
 }
 
-/// The reply to readdirplus; what does not fit is forgotten by the client, as it counted a lookup.
+/// The reply to readdirplus of a directory; what does not fit is forgotten by the client, as it counted a lookup.
 #[derive(Debug)]
-pub(crate) struct PlusReply(pub(crate) ReplyDirectoryPlus, pub(crate) Arc<Vfs>);
+pub(crate) struct PlusReply(pub(crate) ReplyDirectoryPlus, pub(crate) Arc<Vfs>, pub(crate) Ino);
 
 impl Answer<Vec<DirItem>> for PlusReply {
     fn answer(mut self, result: Result<Vec<DirItem>, Errno>) {
@@ -299,6 +300,7 @@ impl Answer<Vec<DirItem>> for PlusReply {
                 forget(&self.1, item);
                 break;
             }
+            self.1.listed(self.2, item);
         }
         self.0.ok();
         items.for_each(|item| forget(&self.1, item));

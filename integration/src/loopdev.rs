@@ -4,8 +4,9 @@
 //! device, and for what is written to it. Needs root.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -76,6 +77,26 @@ impl LoopDisk {
         fs::write("/proc/sys/vm/drop_caches", "3").context("dropping what the kernel remembers of the disk")
     }
 
+    /// For so long, whatever becomes of this process, the filesystem on it is frozen: what would write or sync waits, and
+    /// gets no error.
+    ///
+    /// # Errors
+    /// It cannot be frozen.
+    pub fn hang(&self, time: Duration) -> Result<()> {
+        let path = text(&self.path)?;
+        let script = format!(
+            "fsfreeze -f '{path}' && echo frozen && exec >&- && sleep {} && fsfreeze -u '{path}'",
+            time.as_secs()
+        );
+        let mut thaws = Command::new("setsid").args(["sh", "-c", &script]).stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        thaws.stdout.take().context("a pipe")?.read_to_string(&mut said)?;
+        ensure!(said == "frozen\n", "the filesystem cannot be frozen");
+        // Waited for by nobody but this thread.
+        std::thread::spawn(move || thaws.wait());
+        Ok(())
+    }
+
     /// Unmounts it, as an operator does: not while somebody uses it.
     ///
     /// # Errors
@@ -94,6 +115,8 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
+        // One that is not frozen says so.
+        let _done = Command::new("fsfreeze").arg("-u").arg(&self.path).output();
         for path in [self.path.clone(), self.ground()] {
             // One that is not mounted any more is as it should be.
             let _done = Command::new("umount").args(["-l"]).arg(path).output();

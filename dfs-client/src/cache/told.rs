@@ -32,9 +32,11 @@ impl Told {
 
     /// The kernel is told what a name is.
     pub fn tell(&self, parent: Ino, name: &Name, attr: &Attr) {
-        // A directory that was there before may stay: that costs one more try, see `outcome`.
+        let key = (parent, name.clone());
         if attr.kind == FileKind::Directory {
-            self.directories.insert((parent, name.clone()), attr.ino);
+            self.directories.insert(key, attr.ino);
+        } else {
+            self.directories.remove(&key);
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) fn touched(groups: &[Group], about: &[Ino]) -> Vec<Ino> {
             Op::Space(space) => inos.push(space.ino),
             Op::Lock(lock) => inos.push(lock.ino),
             Op::SetAcl(set) => inos.push(set.ino),
-            Op::Atime { .. } | Op::Cleaned { .. } => {}
+            Op::Atime { .. } | Op::Cleaned { .. } | Op::CutIsGood { .. } => {}
         }
     }
     inos.sort_unstable();

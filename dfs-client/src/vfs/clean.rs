@@ -4,11 +4,12 @@
 //! effect only where the file is still as it was read, so whoever writes meanwhile is not in the way, and nobody sees
 //! anything of it. What a move did not take over stays where it is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use dfs_core::chunk::ChunkRef;
 use dfs_core::cleaning::{Cleaning, cleaning};
 use dfs_core::error::Refusal;
 use dfs_core::extent::Extent;
@@ -19,16 +20,21 @@ use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 use futures::stream::{self, StreamExt};
 
+use super::attr::wrong_answer;
 use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 
 /// A file that was not written to for so long is left alone.
 const QUIET: Duration = Duration::from_secs(30);
-/// Cuts that wait at most; metad hands the others out again.
+/// Cuts that wait at most, and for how long: metad hands them out again, after twice that, to whoever has time.
 const WAITING: usize = 64;
-/// Pieces moved by one group: with what they replace they are within what a group may touch, and short work for metad.
-const PIECES: usize = 1000;
+const LONGEST: Duration = Duration::from_secs(30);
+/// A chunk that is shared may be copied if it is no larger.
+const LITTLE: u32 = 1 << 20;
+/// Pieces moved by one group. Each costs three of what a group may touch, and two to four for each write that has come
+/// in between.
+const PIECES: usize = 500;
 /// Reads under way at once for one cut.
 const READS: usize = 8;
 /// Reads that follow each other in one chunk are one as long as no more than this lies between them.
@@ -39,7 +45,7 @@ const REST: Duration = Duration::from_millis(20);
 /// Cuts that wait.
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
-    waiting: VecDeque<(Ino, u64)>,
+    waiting: VecDeque<((Ino, u64), Instant)>,
     running: bool,
 }
 
@@ -48,8 +54,8 @@ impl Vfs {
     pub(super) fn have_cleaned(&self, cuts: Vec<(Ino, u64)>) {
         let mut state = lock(&self.cuts);
         for cut in cuts {
-            if state.waiting.len() < WAITING && !state.waiting.contains(&cut) {
-                state.waiting.push_back(cut);
+            if state.waiting.len() < WAITING && !state.waiting.iter().any(|(waits, _)| *waits == cut) {
+                state.waiting.push_back((cut, Instant::now()));
             }
         }
         if !state.running
@@ -66,13 +72,14 @@ impl Vfs {
         loop {
             let (ino, cut) = {
                 let mut state = lock(&self.cuts);
-                let Some(next) = state.waiting.pop_front() else {
+                state.waiting.retain(|(_, since)| since.elapsed() < LONGEST);
+                let Some((next, _)) = state.waiting.pop_front() else {
                     state.running = false;
                     return;
                 };
                 next
             };
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             match self.clean(ino, cut).await {
                 Ok(moved) => {
                     metrics::counter!("dfs_client_cleaned_bytes_total").increment(moved);
@@ -91,21 +98,50 @@ impl Vfs {
     async fn clean(&self, ino: Ino, cut: u64) -> FsResult<u64> {
         let start = cut.saturating_mul(CHUNK_BYTES);
         let range = ByteRange { start, end: start.saturating_add(CHUNK_BYTES) };
-        let extents = self.extents_in(ino, range).await?;
-        let mut moved = 0;
-        let wanted = match cleaning(&extents) {
+        let (extents, data) = self.extents_in(ino, range).await?;
+        let plan = match cleaning(&extents) {
+            Cleaning::Good => Cleaning::Good,
+            _ => cleaning(&self.not_shared(extents).await?),
+        };
+        let wanted = match plan {
             Cleaning::Now(some) => some,
             Cleaning::WhenQuiet(some) if self.is_quiet(ino).await? => some,
-            Cleaning::WhenQuiet(_) | Cleaning::Good => Vec::new(),
+            Cleaning::WhenQuiet(_) => Vec::new(),
+            Cleaning::Good => {
+                self.change_one(Op::CutIsGood { ino, cut, data }).await?;
+                return Ok(0);
+            }
         };
         if !wanted.is_empty() {
             let put = self.rewrite(&wanted).await?;
             self.move_to(ino, &wanted, put).await?;
-            moved = wanted.iter().map(|e| e.range.len()).sum();
         }
-        // If it is not good yet, metad hands it out again after a while.
         self.change_one(Op::Cleaned { ino, cut }).await?;
-        Ok(moved)
+        Ok(wanted.iter().map(|e| e.range.len()).sum())
+    }
+
+    /// Those extents whose chunks are used by nothing else: a chunk that others use too stays, and would be copied for
+    /// nothing.
+    async fn not_shared(&self, extents: Vec<Extent>) -> FsResult<Vec<Extent>> {
+        let mut used: BTreeMap<ChunkRef, u64> = BTreeMap::new();
+        for extent in extents.iter().filter(|e| e.chunk.len > LITTLE) {
+            *used.entry(extent.chunk).or_default() += extent.range.len();
+        }
+        let ask = |(chunk, used): (ChunkRef, u64)| async move {
+            match self.meta.query(Query::Live { chunk }).await? {
+                Answer::Live(live) => Ok((chunk, live > used)),
+                _ => Err(wrong_answer()),
+            }
+        };
+        let asked: Vec<FsResult<_>> = stream::iter(used).map(ask).buffer_unordered(READS).collect().await;
+        let mut shared = BTreeSet::new();
+        for one in asked {
+            let (chunk, is_shared) = one?;
+            if is_shared {
+                shared.insert(chunk);
+            }
+        }
+        Ok(extents.into_iter().filter(|e| !shared.contains(&e.chunk)).collect())
     }
 
     /// Whether nobody has written to a file for a while, by its time and this machine's clock: only a hint is needed.
@@ -115,25 +151,28 @@ impl Vfs {
                 let written = Duration::from_millis(node.attr.mtime.as_millis());
                 Ok(Duration::from_millis(now().as_millis()).abs_diff(written) >= QUIET)
             }
-            _ => Err(FsError::io("metad answered another question than was asked")),
+            _ => Err(wrong_answer()),
         }
     }
 
-    /// What the metadata says of a range, asked now: unsaved bytes are no business of this.
-    async fn extents_in(&self, ino: Ino, range: ByteRange) -> FsResult<Vec<Extent>> {
+    /// What the metadata says of a range, asked now, and the file's `data` when that began: unsaved bytes are no business
+    /// of this.
+    async fn extents_in(&self, ino: Ino, range: ByteRange) -> FsResult<(Vec<Extent>, u64)> {
         let mut found = Vec::new();
         let mut from = range.start;
+        let mut began = None;
         loop {
-            let Answer::Extents { extents, end, .. } =
+            let Answer::Extents { data, extents, end } =
                 self.meta.query(Query::Extents { ino, from, limit: EXTENTS }).await?
             else {
-                return Err(FsError::io("metad answered another question than was asked"));
+                return Err(wrong_answer());
             };
+            let began = *began.get_or_insert(data);
             let next = extents.last().map_or(range.end, |e| e.range.end);
             found.extend(extents.iter().filter_map(|e| e.slice(range)));
             // A list that does not go on would go on for ever.
             if end || next >= range.end || next <= from {
-                return Ok(found);
+                return Ok((found, began));
             }
             from = next;
         }
@@ -205,7 +244,8 @@ impl Vfs {
             offset += u32::try_from(old.range.len()).map_err(|e| FsError::Io(e.to_string()))?;
         }
         let mut puts = vec![put];
-        for some in pieces.chunks(PIECES) {
+        let mut todo: Vec<&[(Extent, u32)]> = pieces.chunks(PIECES).rev().collect();
+        while let Some(some) = todo.pop() {
             let to = |(old, offset): &(Extent, u32)| (*old, Extent { range: old.range, chunk, offset: *offset });
             let ops = vec![Op::Move { ino, pieces: some.iter().map(to).collect() }];
             let group = Group { time: now(), needs: Vec::new(), ops };
@@ -218,6 +258,11 @@ impl Vfs {
                 None => {}
             }
             match reply.groups.pop() {
+                // Many have written there meanwhile.
+                Some(Err(Refusal::TooManyExtents)) if some.len() > 1 => {
+                    let (first, rest) = some.split_at(some.len() / 2);
+                    todo.extend([rest, first]);
+                }
                 Some(done) => drop(done?),
                 None => return Err(FsError::io("metad answered a commit without saying what became of its group")),
             }

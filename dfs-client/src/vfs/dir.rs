@@ -144,9 +144,6 @@ impl Vfs {
                     // Gone since the page was read.
                     continue;
                 }
-                if let Some(known) = &known {
-                    self.told.tell(dir.ino, &entry.name, &known.attr);
-                }
                 items.push(DirItem {
                     name: entry.name.as_bytes().to_vec(),
                     ino: entry.ino,
@@ -292,6 +289,15 @@ impl Vfs {
             self.inodes.get(owner).state().neighbours = Some(Neighbours { chunks: chunks.clone(), own });
         }
         Ok(Page { before, entries, ticket, plus, end })
+    }
+
+    /// An entry of a listing goes to the kernel with its attributes.
+    pub fn listed(&self, dir: Ino, item: &DirItem) {
+        if let Some(entry) = item.entry.filter(|entry| entry.attr.kind == FileKind::Directory)
+            && let Ok(name) = Name::new(&item.name[..])
+        {
+            self.told.tell(dir, &name, &entry.attr);
+        }
     }
 
     /// The handle is not used any more.

@@ -68,8 +68,12 @@ impl Vfs {
         if let Some(entry) = self.try_lookup(parent, name) {
             return entry;
         }
+        let ticket = self.dentries.ticket(parent);
         let entry = self.ask_for(parent, name).await?;
-        self.told.tell(parent, name, &entry.attr);
+        // An answer from before an own change is told, but not the last word.
+        if self.dentries.is_current(ticket, parent) {
+            self.told.tell(parent, name, &entry.attr);
+        }
         Ok(entry)
     }
 

@@ -111,9 +111,9 @@ pub(super) fn readdir(dfs: &Dfs, req: &Request, fh: u64, offset: u64, reply: Rep
     dfs.run(req, reply, async move { vfs.readdir(fh, offset, false, DIR_ENTRIES).await });
 }
 
-pub(super) fn readdirplus(dfs: &Dfs, req: &Request, fh: u64, offset: u64, reply: ReplyDirectoryPlus) {
+pub(super) fn readdirplus(dfs: &Dfs, req: &Request, node: Ino, fh: u64, offset: u64, reply: ReplyDirectoryPlus) {
     let (vfs, after) = (dfs.vfs(), dfs.vfs());
-    let reply = PlusReply(reply, dfs.vfs());
+    let reply = PlusReply(reply, dfs.vfs(), node);
     let op = async move { vfs.readdir(fh, offset, true, DIR_ENTRIES_PLUS).await };
     dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, reply, op, move |late| {
         late.iter().for_each(|item| reply::forget(&after, item));

@@ -17,6 +17,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// Places go by the size of a disk, so it is about as large as the one that the other stores lie on.
 const SIZE: u64 = 200 << 30;
 const ROOM: u64 = 1 << 30;
+/// How long a disk hangs.
+const HANGS: Duration = Duration::from_secs(25);
 
 /// Three nodes with a disk each, and a fourth with a second one at `second`.
 fn with_second_disk(second: &Path) -> Result<Cluster> {
@@ -80,6 +82,31 @@ fn a_failed_disk_is_taken_out_alone_and_replaced_while_all_runs() -> Result<()> 
         chunkd.terminate(Duration::from_secs(20))?;
     }
     drop(new);
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_waited_for() -> Result<()> {
+    let seed = seed();
+    let dir = tempfile::tempdir_in("/var/tmp")?;
+    let at = dir.path().join("second");
+    let disk = LoopDisk::new(&at, SIZE, ROOM)?;
+    let mut cluster = with_second_disk(&at)?;
+    let mount = cluster.mount("mnt")?;
+    let load = Load::start(&mount.path, 2, seed)?;
+    std::thread::sleep(Duration::from_secs(2));
+    disk.hang(HANGS)?;
+    until(&cluster, "it is said that the disk hangs", HANGS, |s| !has_no_trouble(s))?;
+    until(&cluster, "it goes on", SOON, has_no_trouble)?;
+    let pulse = load.finish()?;
+    eprintln!("the longest of {} synced writes took {:?}", pulse.beats, pulse.longest);
+    until_whole(&cluster, SOON)?;
+    cluster.wait_fsck(0, SOON)?;
+    drop(mount);
+    for chunkd in cluster.chunkds.iter_mut().flatten() {
+        chunkd.terminate(Duration::from_secs(20))?;
+    }
+    drop(disk);
     Ok(())
 }
 

@@ -88,3 +88,53 @@ fn overwriting_here_and_there_costs_no_rent() -> Result<()> {
     eprintln!("reading it took {:?}, a fresh file {:?}", best[0], best[1]);
     cluster.wait_fsck(0, Duration::from_secs(30))
 }
+
+/// A copy shares its chunks with the original: to put what was overwritten in it together copies nothing of those.
+#[test]
+fn what_two_files_share_stays_shared() -> Result<()> {
+    const SIZE: usize = 16 << 20;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let cluster = Cluster::start_with(quick(3))?;
+    let mount = cluster.mount("mnt")?;
+    let (original, copy) = (mount.path.join("original"), mount.path.join("copy"));
+    let before = bytes(2, SIZE);
+    fs::write(&original, &before)?;
+    sync(&original)?;
+    fs::copy(&original, &copy)?;
+    let mut after = before.clone();
+    let file = fs::OpenOptions::new().read(true).write(true).open(&copy)?;
+    // More than a half of the shared chunk is dead for the copy.
+    for n in 0..SIZE / BLOCK {
+        if rng.random_bool(0.6) {
+            let block = bytes(rng.random(), BLOCK);
+            file.write_all_at(&block, (n * BLOCK) as u64)?;
+            after[n * BLOCK..][..BLOCK].copy_from_slice(&block);
+            if rng.random_bool(0.02) {
+                file.sync_data()?;
+            }
+        }
+    }
+    file.sync_all()?;
+    let chunks = || -> Result<usize> {
+        let out = cluster.dfs(&["stat", "--json", copy.to_str().context("a path")?])?;
+        let stat: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+        let extents = stat["extents"].as_array().context("no extents")?;
+        let of = |extent: &serde_json::Value| extent["chunk"].as_str().map(str::to_owned);
+        Ok(extents.iter().filter_map(of).collect::<std::collections::BTreeSet<_>>().len())
+    };
+    ensure!(chunks()? > 16, "it was not synced in pieces");
+    let until = Instant::now() + Duration::from_secs(150);
+    while chunks()? > 3 || big_bytes(&cluster.chunkd_dir(0))? > 28 << 20 {
+        ensure!(Instant::now() < until, "{} chunks, {} bytes", chunks()?, big_bytes(&cluster.chunkd_dir(0))?);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    for (path, content) in [(&original, &before), (&copy, &after)] {
+        drop_pages(path)?;
+        ensure!(fs::read(path)? == *content, "wrong bytes in {}", path.display());
+    }
+    cluster.wait_fsck(0, Duration::from_secs(30))
+}
+
+fn sync(path: &std::path::Path) -> Result<()> {
+    Ok(fs::File::open(path)?.sync_all()?)
+}

@@ -88,7 +88,12 @@ pub(crate) fn big_bytes(dir: &Path) -> Result<u64> {
     let mut sum = 0;
     for slot in std::fs::read_dir(dir.join("chunks"))? {
         for file in std::fs::read_dir(slot?.path())? {
-            sum += file?.metadata()?.len();
+            match file?.metadata() {
+                Ok(meta) => sum += meta.len(),
+                // Removed since it was listed.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e.into()),
+            }
         }
     }
     Ok(sum)

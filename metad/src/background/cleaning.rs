@@ -9,8 +9,8 @@ use super::StepError;
 use crate::machine::read;
 use crate::service::Shared;
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks. A client that has done what it was given gets more at the next one.
+const LOOK: Duration = Duration::from_millis(200);
 /// Due cuts looked at: what is not handed out is in the way of later ones only for a moment.
 const DUE: usize = 1024;
 /// Cuts that one client has at a time.

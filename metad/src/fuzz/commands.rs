@@ -209,6 +209,7 @@ fn asks(message: impl Fn(&mut Vec<u8>, u8, Vec<u8>)) -> Vec<u8> {
         Query::ListXattr { ino: Ino(FIRST + 1) },
         Query::GetXattr { ino: Ino(FIRST + 1), name: b"user.x".to_vec() },
         Query::FindChunk { id: state::chunk(3, 1).id },
+        Query::Live { chunk: state::chunk(3, 1) },
     ];
     let mut seed = Vec::new();
     for query in queries {

@@ -122,6 +122,7 @@ pub(super) fn ops() -> Vec<Op> {
         Op::SetAttr { ino, set: SetAttr { size: Some(100), mode: Some(0o600), ..SetAttr::default() } },
         Op::Atime { ino, atime: mtime },
         Op::Cleaned { ino, cut: 0 },
+        Op::CutIsGood { ino, cut: 0, data: 1 },
         Op::Expect { parent: Ino::ROOT, name: name("file"), ino },
         Op::SetXattr { ino, name: b"user.a".to_vec(), value: vec![1; 9], mode: XattrMode::Set },
         Op::RemoveXattr { ino, name: b"user.x".to_vec() },

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use dfs_core::chunk::{ChunkId, ChunkRef};
-use dfs_core::cleaning::{PIECES, SHORT};
+use dfs_core::cleaning::is_worth_a_look;
 use dfs_core::extent::Extent;
 use dfs_core::id::{Ino, SlotId};
 use dfs_core::limits::{CHUNK_BYTES, CONDEMN_AFTER};
@@ -144,7 +144,7 @@ impl Txn<'_, '_> {
         }
         if let Some((ino, cut)) = delta.lost_by
             && row.refs > 0
-            && is_worth_a_look(&row)
+            && is_worth_a_look(row.len.into(), row.live, row.refs)
         {
             self.want_cleaning(ino, cut)?;
         }
@@ -171,10 +171,4 @@ impl Txn<'_, '_> {
         self.kv.delete(Table::Clean, keys::clean(ino, cut));
         self.kv.delete(Table::Clean, keys::clean_due(due, ino, cut));
     }
-}
-
-/// Whether a cut that uses a chunk may be worth cleaning: a third of it is dead, or it is in short pieces.
-fn is_worth_a_look(row: &ChunkRow) -> bool {
-    let len = u64::from(row.len);
-    len * 2 > row.live.saturating_mul(3) || (row.refs >= PIECES as u64 && row.refs.saturating_mul(SHORT) > len)
 }

@@ -5,9 +5,10 @@
 
 use std::ops::ControlFlow;
 
+use dfs_core::cleaning::MANY;
 use dfs_core::extent::Extent;
 use dfs_core::id::Ino;
-use dfs_core::limits::{CHUNK_BYTES, GROUP_EXTENTS};
+use dfs_core::limits::CHUNK_BYTES;
 use dfs_core::range::ByteRange;
 
 use crate::kv::{Snapshot, Table};
@@ -145,12 +146,12 @@ impl Txn<'_, '_> {
         Ok(reached)
     }
 
-    /// A cut that is complete but in many pieces, or in very many, wants merging. Looks at the rows next to `e` only.
+    /// A cut that is complete but in pieces, or in many, may want merging. Looks at the rows next to `e` only.
     pub(super) fn look_at_cut(&mut self, ino: Ino, row: &InodeRow, e: &Extent) -> Res<()> {
         let cut = e.range.start / CHUNK_BYTES;
         let start = cut * CHUNK_BYTES;
         let cuts = row.size.max(e.range.end).div_ceil(CHUNK_BYTES);
-        let crowded = row.extents > cuts.saturating_mul(GROUP_EXTENTS as u64);
+        let crowded = row.extents > cuts.saturating_mul(MANY);
         let completes = e.range.end == start + CHUNK_BYTES && e.range.start != start;
         let in_pieces = completes && {
             let before = self.get::<ExtentRow>(&keys::extent(ino, e.range.start))?;

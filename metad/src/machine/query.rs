@@ -55,6 +55,10 @@ fn answer(snap: &dyn Snapshot, query: &Query) -> Res<Answer> {
             inode(snap, *ino)?;
             Ok(Answer::Lock(in_the_way(snap, *ino, (*session, *owner), *range, *kind)?))
         }
+        Query::Live { chunk } => {
+            let row = get::<ChunkRow>(snap, &keys::chunk(chunk.slot, chunk.id))?;
+            Ok(Answer::Live(row.map_or(0, |row| row.live)))
+        }
         Query::FindChunk { id } => {
             let Some(known) = get::<ByIdRow>(snap, &id.0)? else { return Ok(Answer::Chunk(None)) };
             let row = get::<ChunkRow>(snap, &keys::chunk(known.slot, *id))?;

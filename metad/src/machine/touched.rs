@@ -37,6 +37,7 @@ fn of_commit(commit: &Commit, into: &mut Vec<(Table, Vec<u8>)>) {
             Op::SetAttr { ino, .. }
             | Op::Atime { ino, .. }
             | Op::Cleaned { ino, .. }
+            | Op::CutIsGood { ino, .. }
             | Op::SetXattr { ino, .. }
             | Op::RemoveXattr { ino, .. }
             | Op::Move { ino, .. } => (*ino, None),

@@ -132,6 +132,9 @@ impl From<Op> for v1::Op {
             Op::Lock(lock) => Wire::Lock(lock.into()),
             Op::SetAcl(set) => Wire::SetAcl(set.into()),
             Op::Cleaned { ino, cut } => Wire::Cleaned(v1::Cut { ino: ino.0, cut }),
+            Op::CutIsGood { ino, cut, data } => {
+                Wire::CutIsGood(v1::GoodCut { at: Some(v1::Cut { ino: ino.0, cut }), data })
+            }
             Op::Expect { parent, name, ino } => {
                 Wire::Expect(v1::Link { ino: ino.0, at: Some(dentry_to_wire(parent, name)) })
             }
@@ -177,6 +180,10 @@ impl TryFrom<v1::Op> for Op {
             Wire::Lock(lock) => Self::Lock(lock.try_into()?),
             Wire::SetAcl(set) => Self::SetAcl(set.try_into()?),
             Wire::Cleaned(at) => Self::Cleaned { ino: ino(at.ino)?, cut: at.cut },
+            Wire::CutIsGood(good) => {
+                let at = good.at.ok_or(Malformed { what: "a cut without a place" })?;
+                Self::CutIsGood { ino: ino(at.ino)?, cut: at.cut, data: good.data }
+            }
             Wire::Expect(link) => {
                 let (parent, name) = dentry(link.at)?;
                 Self::Expect { parent, name, ino: ino(link.ino)? }

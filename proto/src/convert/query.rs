@@ -29,6 +29,7 @@ impl From<Query> for v1::Query {
             Query::ListXattr { ino } => WireQuery::ListXattr(ino.0),
             Query::StatFs => WireQuery::StatFs(v1::StatFsQuery {}),
             Query::FindChunk { id } => WireQuery::FindChunk(id.to_wire()),
+            Query::Live { chunk } => WireQuery::Live(chunk.into()),
             Query::GetLock { ino, session, owner, range, kind } => WireQuery::GetLock(v1::GetLock {
                 ino: ino.0,
                 session: session.0,
@@ -65,6 +66,7 @@ impl TryFrom<v1::Query> for Query {
             WireQuery::ListXattr(of) => Self::ListXattr { ino: ino(of)? },
             WireQuery::StatFs(v1::StatFsQuery {}) => Self::StatFs,
             WireQuery::FindChunk(id) => Self::FindChunk { id: ChunkId::from_wire(&id)? },
+            WireQuery::Live(chunk) => Self::Live { chunk: chunk.try_into()? },
             WireQuery::GetLock(get) => get_lock(get)?,
         })
     }
@@ -84,6 +86,7 @@ impl From<Answer> for v1::Answer {
             Answer::Names(names) => WireAnswer::Names(v1::Names { names }),
             Answer::StatFs(numbers) => WireAnswer::StatFs(numbers.into()),
             Answer::Chunk(chunk) => WireAnswer::Chunk(v1::FoundChunk { chunk: chunk.map(Into::into) }),
+            Answer::Live(bytes) => WireAnswer::Live(bytes),
             Answer::Lock(lock) => WireAnswer::Lock(v1::FoundLock { lock: lock.map(Into::into) }),
         };
         Self { answer: Some(answer) }
@@ -115,6 +118,7 @@ impl TryFrom<v1::Answer> for Answer {
             }
             WireAnswer::StatFs(numbers) => Self::StatFs(numbers.into()),
             WireAnswer::Chunk(found) => Self::Chunk(optional(found.chunk)?),
+            WireAnswer::Live(bytes) => Self::Live(bytes),
             WireAnswer::Lock(found) => Self::Lock(optional(found.lock)?),
         })
     }

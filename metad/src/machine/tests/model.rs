@@ -121,7 +121,7 @@ impl Model {
                 self.dir(c.parent)?.entries.insert(c.name.clone(), c.ino);
                 self.touch_dir(c.parent, t);
             }
-            Op::Cleaned { ino, .. } => must(self.nodes.contains_key(ino))?,
+            Op::Cleaned { ino, .. } | Op::CutIsGood { ino, .. } => must(self.nodes.contains_key(ino))?,
             Op::Link { ino, parent, name } => {
                 must(self.nodes.contains_key(ino) && !self.is_dir(*ino) && self.names(*ino) > 0)?;
                 must(!self.dir(*parent)?.entries.contains_key(name))?;

@@ -86,6 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
             }
         ),
         1 => ino().prop_map(|ino| Op::Cleaned { ino, cut: 0 }),
+        1 => (ino(), 0..4_u64).prop_map(|(ino, data)| Op::CutIsGood { ino, cut: 0, data }),
         2 => (ino(), piece(), 1..6_u8, 0..24_u32).prop_map(|(ino, old, c, offset)| {
             Op::Move { ino, pieces: vec![(old, Extent { chunk: chunk(c, LEN), offset, ..old })] }
         }),
@@ -146,6 +147,7 @@ impl Pair {
             Op::SetAttr { ino, .. }
             | Op::Atime { ino, .. }
             | Op::Cleaned { ino, .. }
+            | Op::CutIsGood { ino, .. }
             | Op::SetXattr { ino, .. }
             | Op::RemoveXattr { ino, .. }
             | Op::Move { ino, .. } => *ino = self.ino(*ino),

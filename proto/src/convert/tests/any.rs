@@ -250,6 +250,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         (ino(), name()).prop_map(|(parent, name)| Op::Unlink { parent, name }),
         (ino(), name()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
         (ino(), name(), ino()).prop_map(|(parent, name, ino)| Op::Expect { parent, name, ino }),
+        (ino(), any::<u64>()).prop_map(|(ino, cut)| Op::Cleaned { ino, cut }),
+        (ino(), any::<u64>(), any::<u64>()).prop_map(|(ino, cut, data)| Op::CutIsGood { ino, cut, data }),
         rename().prop_map(Op::Rename),
         (ino(), set_attr()).prop_map(|(ino, set)| Op::SetAttr { ino, set }),
         (ino(), time()).prop_map(|(ino, atime)| Op::Atime { ino, atime }),
@@ -354,6 +356,7 @@ pub(super) fn query() -> impl Strategy<Value = Query> {
         ino().prop_map(|ino| Query::ListXattr { ino }),
         Just(Query::StatFs),
         any::<[u8; 32]>().prop_map(|id| Query::FindChunk { id: ChunkId(id) }),
+        chunk_ref().prop_map(|chunk| Query::Live { chunk }),
         (ino(), any::<u64>(), any::<u64>(), lock_range(), lock_kind()).prop_map(
             |(ino, session, owner, range, kind)| {
                 Query::GetLock { ino, session: SessionId(session), owner: LockOwner(owner), range, kind }
@@ -397,6 +400,7 @@ pub(super) fn answer() -> impl Strategy<Value = Answer> {
         stat_fs().prop_map(Answer::StatFs),
         option::of(chunk_ref()).prop_map(Answer::Chunk),
         option::of(lock_info()).prop_map(Answer::Lock),
+        any::<u64>().prop_map(Answer::Live),
     ]
 }
 
