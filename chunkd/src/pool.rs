@@ -108,7 +108,7 @@ mod tests {
         drop(go);
         hangs.await.unwrap().unwrap().unwrap_err();
         assert_eq!(pool.oldest(), None);
-        pool.run(|| panic!("on purpose")).await.map(|()| ()).unwrap_err();
+        pool.run(|| panic!("on purpose")).await.unwrap_err();
         assert_eq!(pool.oldest(), None);
     }
 }

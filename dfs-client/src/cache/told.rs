@@ -23,13 +23,14 @@ pub struct Told {
     directories: Cache<(Ino, Name), Ino>,
 }
 
-impl Told {
+impl Default for Told {
     /// Nothing was told yet.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { directories: Cache::new(NAMES) }
     }
+}
 
+impl Told {
     /// The kernel is told what a name is.
     pub fn tell(&self, parent: Ino, name: &Name, attr: &Attr) {
         let key = (parent, name.clone());
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_expected_where_the_kernel_was_told_of_it_last() {
-        let told = Told::new();
+        let told = Told::default();
         told.tell(ROOT, &name("f"), &attr(5, FileKind::File));
         assert_eq!(expected(&told, "f"), None);
         told.tell(ROOT, &name("d"), &attr(6, FileKind::Directory));
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_moved_is_expected_at_its_new_name() {
-        let told = Told::new();
+        let told = Told::default();
         let (a, b) = (name("a"), name("b"));
         told.tell(ROOT, &a, &attr(5, FileKind::Directory));
         told.tell(ROOT, &b, &attr(6, FileKind::Directory));

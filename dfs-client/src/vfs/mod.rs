@@ -129,7 +129,7 @@ impl Vfs {
             runtime: Runtime::current(),
             inodes: Table::new(),
             dentries: Dentries::new(config.ttl),
-            told: Told::new(),
+            told: Told::default(),
             nearby: Nearby::default(),
             pieces,
             handles: FileHandles::default(),
