@@ -5,7 +5,7 @@
 //! mount may have put another directory there since. So the directory that is meant is named too, and one that is not
 //! there any more is `ESTALE`: the kernel then looks the name up anew, and tries once more.
 
-use dfs_core::attr::{Attr, FileKind};
+use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use dfs_core::name::Name;
@@ -32,10 +32,10 @@ impl Default for Told {
 
 impl Told {
     /// The kernel is told what a name is.
-    pub fn tell(&self, parent: Ino, name: &Name, attr: &Attr) {
+    pub fn tell(&self, parent: Ino, name: &Name, ino: Ino, kind: FileKind) {
         let key = (parent, name.clone());
-        if attr.kind == FileKind::Directory {
-            self.directories.insert(key, attr.ino);
+        if kind == FileKind::Directory {
+            self.directories.insert(key, ino);
         } else {
             self.directories.remove(&key);
         }
@@ -71,37 +71,11 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dfs_core::time::Timestamp;
 
     const ROOT: Ino = Ino(1);
 
     fn name(text: &str) -> Name {
         Name::new(text.as_bytes()).unwrap()
-    }
-
-    fn attr(ino: u64, kind: FileKind) -> Attr {
-        let t = Timestamp::default();
-        let (ino, times) = (Ino(ino), (t, t, t, t));
-        let (atime, mtime, ctime, btime) = times;
-        let (mode, uid, gid, nlink, size, stored) = (0o755, 0, 0, 2, 0, 0);
-        Attr {
-            ino,
-            kind,
-            mode,
-            uid,
-            gid,
-            nlink,
-            size,
-            stored,
-            atime,
-            mtime,
-            ctime,
-            btime,
-            rdev: 0,
-            change: 1,
-            data: 1,
-            xattrs: false,
-        }
     }
 
     fn expected(told: &Told, text: &str) -> Option<u64> {
@@ -114,10 +88,10 @@ mod tests {
     #[test]
     fn a_directory_is_expected_where_the_kernel_was_told_of_it_last() {
         let told = Told::default();
-        told.tell(ROOT, &name("f"), &attr(5, FileKind::File));
+        told.tell(ROOT, &name("f"), Ino(5), FileKind::File);
         assert_eq!(expected(&told, "f"), None);
-        told.tell(ROOT, &name("d"), &attr(6, FileKind::Directory));
-        told.tell(ROOT, &name("d"), &attr(7, FileKind::Directory));
+        told.tell(ROOT, &name("d"), Ino(6), FileKind::Directory);
+        told.tell(ROOT, &name("d"), Ino(7), FileKind::Directory);
         assert_eq!(expected(&told, "d"), Some(7));
         told.outcome(ROOT, &name("d"), &Err::<(), _>(Refusal::NotEmpty.into()));
         assert_eq!(expected(&told, "d"), Some(7));
@@ -129,8 +103,8 @@ mod tests {
     fn what_is_moved_is_expected_at_its_new_name() {
         let told = Told::default();
         let (a, b) = (name("a"), name("b"));
-        told.tell(ROOT, &a, &attr(5, FileKind::Directory));
-        told.tell(ROOT, &b, &attr(6, FileKind::Directory));
+        told.tell(ROOT, &a, Ino(5), FileKind::Directory);
+        told.tell(ROOT, &b, Ino(6), FileKind::Directory);
         told.moved((ROOT, &a), (ROOT, &b), true);
         assert_eq!((expected(&told, "a"), expected(&told, "b")), (Some(6), Some(5)));
         told.moved((ROOT, &a), (ROOT, &b), false);

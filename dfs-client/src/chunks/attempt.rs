@@ -23,13 +23,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::{Code, Status};
 
 use super::content::Content;
-use super::{ATTEMPT, ChunkClient, own_ack};
+use super::{ATTEMPT, ChunkClient, SYNC, own_ack};
 use crate::error::{FsError, FsResult};
 
 /// How often it is looked for stalls.
 const LOOK: Duration = Duration::from_millis(50);
-/// A store that has got every byte may sync this long before it counts as stalled (while copies are too few).
-const SYNC: Duration = Duration::from_millis(1500);
 
 /// What comes from one request to `via`.
 struct Event {

@@ -41,6 +41,9 @@ use crate::meta::{Loads, MetaClient};
 
 /// A try at one slot, or one read of one store, that has too little by then is given up.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// A store that has got every byte may sync this long before it counts as stalled, while copies are too few; of small chunks
+/// once another store has answered.
+const SYNC: Duration = Duration::from_millis(1500);
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
 

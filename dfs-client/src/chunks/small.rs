@@ -1,5 +1,7 @@
 //! Small chunks: one request to each member of one slot, all at once.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::error::Refusal;
@@ -13,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
-use super::{ATTEMPT, ChunkClient, PAUSE_FIRST, own_ack};
+use super::{ATTEMPT, ChunkClient, PAUSE_FIRST, SYNC, own_ack};
 use crate::error::{FsError, FsResult};
 
 type Small = (ChunkId, Bytes);
@@ -41,6 +43,8 @@ impl ChunkClient {
         let until = Instant::now() + self.inner.deadline;
         let mut wanted = slot;
         let mut pause = PAUSE_FIRST;
+        // Where all disks are slow, more of it is needed.
+        let mut patience = SYNC;
         let mut puts: Vec<Option<Put>> = vec![None; chunks.len()];
         loop {
             let left: Vec<usize> = (0..chunks.len()).filter(|i| puts[*i].is_none()).collect();
@@ -50,7 +54,7 @@ impl ChunkClient {
             let why = match self.slot_or_choose(wanted.take()) {
                 Ok(slot) => {
                     let batch: Vec<&Small> = left.iter().map(|i| &chunks[*i]).collect();
-                    let (needed, acks) = self.put_batch(slot, &batch, until).await;
+                    let (needed, acks) = self.put_batch(slot, &batch, patience, until).await;
                     for (i, acks) in left.iter().zip(acks) {
                         if acks.len() >= needed {
                             let (id, data) = &chunks[*i];
@@ -62,6 +66,7 @@ impl ChunkClient {
                     if puts.iter().all(Option::is_some) {
                         continue;
                     }
+                    patience = (patience * 2).min(ATTEMPT);
                     FsError::Io(format!("too few stores took small chunks, last in slot {slot}"))
                 }
                 Err(FsError::NoSpace) => return Err(FsError::NoSpace),
@@ -71,8 +76,15 @@ impl ChunkClient {
         }
     }
 
-    /// One try at one slot: copies needed, and each chunk's answers.
-    async fn put_batch(&self, slot: SlotId, chunks: &[&Small], until: Instant) -> (usize, Vec<Vec<Ack>>) {
+    /// One try at one slot: copies needed, and each chunk's answers. Those that are still too few `patience` after the
+    /// first are not waited for any longer.
+    async fn put_batch(
+        &self,
+        slot: SlotId,
+        chunks: &[&Small],
+        patience: Duration,
+        until: Instant,
+    ) -> (usize, Vec<Vec<Ack>>) {
         let map = self.map();
         let needed = map.slots.get(&slot).map_or(usize::MAX, |slot| map.copies_needed(slot));
         let new_chunk = |(id, data): &&Small| v1::NewChunk { id: id.0.to_vec(), data: data.clone() };
@@ -125,6 +137,9 @@ impl ChunkClient {
             }
             if acks.iter().all(|acks| acks.len() >= needed) {
                 limit = until.min(Instant::now() + limits::STALL);
+            } else if acks.iter().any(|acks| !acks.is_empty()) {
+                // Where one could answer, the silence of the others is their own.
+                limit = limit.min(Instant::now() + patience);
             }
         }
         (needed, acks)

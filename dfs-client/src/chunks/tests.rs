@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use super::fake::{Cluster, Mode};
+use super::{ATTEMPT, SYNC};
 use crate::error::{FsError, FsResult};
 
 fn bytes(seed: u8, len: usize) -> Bytes {
@@ -106,6 +107,18 @@ async fn with_too_few_copies_small_chunks_go_to_another_slot() {
     cluster.stores[0].set(Mode::Fail(Code::Internal));
     cluster.stores[1].set(Mode::Fail(Code::Internal));
     let puts = cluster.client.put_small(Some(SlotId(0)), small(3)).await.unwrap();
+    assert!(puts.iter().all(|p| p.chunk.slot == SlotId(1) && stores(p) == [3, 4, 5]));
+}
+
+#[tokio::test]
+async fn with_too_few_answers_small_chunks_soon_go_to_another_slot() {
+    let cluster = Cluster::start(5, &[&[0, 1, 2], &[2, 3, 4]]).await;
+    cluster.stores[0].set(Mode::Stall);
+    cluster.stores[1].set(Mode::Stall);
+    let begun = Instant::now();
+    let puts = cluster.client.put_small(Some(SlotId(0)), small(3)).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took >= SYNC && took < ATTEMPT, "{took:?}");
     assert!(puts.iter().all(|p| p.chunk.slot == SlotId(1) && stores(p) == [3, 4, 5]));
 }
 

@@ -293,10 +293,11 @@ impl Vfs {
 
     /// An entry of a listing goes to the kernel with its attributes.
     pub fn listed(&self, dir: Ino, item: &DirItem) {
-        if let Some(entry) = item.entry.filter(|entry| entry.attr.kind == FileKind::Directory)
-            && let Ok(name) = Name::new(&item.name[..])
+        if item.kind == FileKind::Directory
+            && item.entry.is_some()
+            && let Ok(name) = Name::new(&item.name)
         {
-            self.told.tell(dir, &name, &entry.attr);
+            self.told.tell(dir, &name, item.ino, item.kind);
         }
     }
 

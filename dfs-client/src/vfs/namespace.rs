@@ -56,7 +56,7 @@ impl Vfs {
         let (ino, left) = self.dentries.get(parent, name, now)?;
         let entry = self.inodes.find(ino)?.state().entry(now, self.config.ttl)?;
         self.note_found(parent, name, now);
-        self.told.tell(parent, name, &entry.attr);
+        self.told.tell(parent, name, entry.attr.ino, entry.attr.kind);
         Some(Ok(Entry { ttl: entry.ttl.min(left), ..entry }))
     }
 
@@ -72,7 +72,7 @@ impl Vfs {
         let entry = self.ask_for(parent, name).await?;
         // An answer from before an own change is told, but not the last word.
         if self.dentries.is_current(ticket, parent) {
-            self.told.tell(parent, name, &entry.attr);
+            self.told.tell(parent, name, entry.attr.ino, entry.attr.kind);
         }
         Ok(entry)
     }
@@ -133,7 +133,7 @@ impl Vfs {
         let late = Entry { attr: state.shown().unwrap_or(attr), ttl: Duration::ZERO };
         let entry = state.entry(Instant::now(), self.config.ttl).unwrap_or(late);
         drop(state);
-        self.told.tell(parent, &name, &attr);
+        self.told.tell(parent, &name, attr.ino, attr.kind);
         Ok((self.kept(parent, entry), inode))
     }
 
