@@ -167,6 +167,9 @@ mod tests {
         let extents = file(&[(MIB, empty), (4 * MIB, half), (16 * MIB, full), (2 * MIB, empty)]);
         let Cleaning::Now(moved) = cleaning(&extents) else { panic!("much is dead") };
         assert_eq!(moved, [extents[0], extents[3]], "then 4 MiB of 23 are dead");
+        // Emptiest by share: less lives of the small one, but all of it.
+        let extents = file(&[(MIB, chunk(1, MIB)), (10 * MIB, chunk(2, 40 * MIB))]);
+        assert_eq!(cleaning(&extents), Cleaning::Now(vec![extents[1]]));
     }
 
     #[test]
@@ -188,6 +191,12 @@ mod tests {
         assert_eq!(cleaning(&file(&equal)), Cleaning::WhenQuiet(file(&equal)));
         // Short extents hinder reading, be the chunks few: all become one.
         let (one, two) = (chunk(1, 32 * MIB), chunk(2, 32 * MIB));
+        let in_turn = |n: u64| {
+            let chunks = [chunk(3, n.div_ceil(2) * 4096), chunk(4, n / 2 * 4096)];
+            file(&(0..n).map(|at| (4096, chunks[(at % 2) as usize])).collect::<Vec<_>>())
+        };
+        assert_eq!(cleaning(&in_turn(PIECES as u64)), Cleaning::Good);
+        assert_eq!(cleaning(&in_turn(PIECES as u64 + 1)), Cleaning::WhenQuiet(in_turn(PIECES as u64 + 1)));
         let short: Vec<_> = (0..2000).map(|n| (32 << 10, if n % 2 == 0 { one } else { two })).collect();
         assert_eq!(cleaning(&file(&short)), Cleaning::WhenQuiet(file(&short)));
     }

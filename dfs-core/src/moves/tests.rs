@@ -10,6 +10,7 @@ struct World {
     map: ClusterMap,
     lost: BTreeSet<StoreId>,
     crowded: BTreeSet<StoreId>,
+    closed: BTreeSet<StoreId>,
     joins: usize,
 }
 
@@ -17,7 +18,8 @@ impl World {
     /// One store of each capacity (in GiB) a node; a zone of 0 is one of its own.
     fn new(replicas: u8, nodes: &[(u8, u64)], slots: u32) -> Self {
         let map = ClusterMap { replicas, min_replicas: replicas.min(2), ..ClusterMap::default() };
-        let mut world = Self { map, lost: BTreeSet::new(), crowded: BTreeSet::new(), joins: 0 };
+        let mut world =
+            Self { map, lost: BTreeSet::new(), crowded: BTreeSet::new(), closed: BTreeSet::new(), joins: 0 };
         for (zone, capacity) in nodes {
             world.add(*zone, *capacity);
         }
@@ -57,9 +59,13 @@ impl World {
     }
 
     fn look(&self) -> Vec<Change> {
-        let closed = BTreeSet::new();
-        let view =
-            View { map: &self.map, lost: &self.lost, closed: &closed, crowded: &self.crowded, lacks: &|_, _| false };
+        let view = View {
+            map: &self.map,
+            lost: &self.lost,
+            closed: &self.closed,
+            crowded: &self.crowded,
+            lacks: &|_, _| false,
+        };
         plan(&view)
     }
 
@@ -144,6 +150,25 @@ impl World {
 
 fn all() -> Vec<(u8, u64)> {
     vec![(0, 100); 5]
+}
+
+#[test]
+fn who_cannot_take_what_it_came_for_goes_again_and_nobody_comes_to_a_closed_store() {
+    let mut world = World::new(3, &[(0, 100); 5], 1);
+    let slot = &world.map.slots[&SlotId(0)];
+    let mut outside = world.map.stores.keys().copied().filter(|s| slot.member(*s).is_none());
+    let (newcomer, other) = (outside.next().unwrap(), outside.next().unwrap());
+    let member = slot.members[0].store;
+    world.map.slots.get_mut(&SlotId(0)).unwrap().members.push(Member { store: newcomer, full: false });
+    assert_eq!(world.look(), [], "it copies");
+    world.closed.insert(newcomer);
+    let leave = Change::Leave { slot: SlotId(0), store: newcomer, lost: false };
+    assert_eq!(world.look(), [leave]);
+    world.carry_out(&[leave]);
+    world.lose(member);
+    assert_eq!(world.look()[0], Change::Join { slot: SlotId(0), store: other });
+    world.closed.insert(other);
+    assert_eq!(world.look(), [], "there is nobody to take its place");
 }
 
 #[test]
