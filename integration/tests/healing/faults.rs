@@ -91,8 +91,9 @@ impl Drop for Disk {
 }
 
 struct World {
-    cluster: Cluster,
+    /// Dropped first: its mountpoint lies in the cluster's directory.
     disk: Disk,
+    cluster: Cluster,
 }
 
 impl World {
@@ -101,7 +102,7 @@ impl World {
         let mut cluster = Cluster::start_on(quick(0).with_no_wait(), net)?;
         let disk = Disk::new(cluster.chunkd_dir(SMALL))?;
         cluster.add_chunkds(NODES)?;
-        Ok(Self { cluster, disk })
+        Ok(Self { disk, cluster })
     }
 
     fn net(&self) -> Result<&Net> {
