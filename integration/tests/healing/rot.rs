@@ -154,8 +154,13 @@ fn copies_that_vanished_are_found_by_comparing() -> Result<()> {
     }
     cluster.start_missing()?;
     let began = Instant::now();
-    while cluster.metric(2, "dfs_chunkd_resync_chunks_total")? < 4.0 {
-        ensure!(began.elapsed() < Duration::from_secs(30), "they do not come back");
+    loop {
+        // While it starts there are no metrics yet.
+        let copied = cluster.metric(2, "dfs_chunkd_resync_chunks_total");
+        if copied.as_ref().is_ok_and(|n| *n >= 4.0) {
+            break;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(30), "they do not come back: {copied:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
     until_whole(&cluster, Duration::from_secs(20))?;
