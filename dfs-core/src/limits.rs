@@ -34,7 +34,7 @@ pub const GROUPS: usize = 1024;
 pub const OPS: usize = 4096;
 /// Extents of a cut, one after the other, over which it is written anew even while it is written to. As many as it has
 /// pages: writes through the kernel's cache never make more. To rewrite at fewer would copy the same bytes over and over:
-/// at 4,096, ten times what is written here and there in pages.
+/// at 4,096, six times what is written here and there in pages.
 pub const CROWDED_EXTENTS: usize = 16_384;
 /// Extents that one group may add, alter or drop.
 pub const GROUP_EXTENTS: usize = 4096;
