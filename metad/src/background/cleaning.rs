@@ -1,6 +1,6 @@
 //! Cuts of files that want cleaning are handed to clients: they have the means to read and write chunks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use dfs_core::id::{Ino, SessionId};
@@ -36,22 +36,27 @@ impl Cleaning {
         let (snapshot, now) = (shared.engine.snapshot(), shared.engine.now().as_millis());
         let due = tokio::task::spawn_blocking(move || read::clean_due(&*snapshot, now, DUE)).await??;
         let due: Vec<(Ino, u64)> = due.into_iter().map(|(_, ino, cut)| (ino, cut)).collect();
-        self.given.retain(|cut, (_, at)| at.elapsed() < PATIENCE && due.contains(cut));
+        let still: HashSet<(Ino, u64)> = due.iter().copied().collect();
+        self.given.retain(|cut, (_, at)| at.elapsed() < PATIENCE && still.contains(cut));
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut has: HashMap<SessionId, usize> = HashMap::new();
+        self.given.values().for_each(|(to, _)| *has.entry(*to).or_default() += 1);
         let heard = shared.sessions.view(Instant::now()).into_iter().filter(|s| s.silence < HEARD);
-        let mut free: Vec<(usize, SessionId)> = heard.map(|s| (self.given_to(s.id), s.id)).collect();
+        let mut free: BTreeSet<(usize, SessionId)> =
+            heard.map(|s| (has.get(&s.id).copied().unwrap_or(0), s.id)).filter(|(has, _)| *has < EACH).collect();
         for cut in due {
             if self.given.contains_key(&cut) {
                 continue;
             }
-            let Some(least) = free.iter_mut().min().filter(|(has, _)| *has < EACH) else { break };
-            least.0 += 1;
-            shared.sessions.have_cleaned(least.1, cut);
-            self.given.insert(cut, (least.1, Instant::now()));
+            let Some((has, session)) = free.pop_first() else { break };
+            shared.sessions.have_cleaned(session, cut);
+            self.given.insert(cut, (session, Instant::now()));
+            if has + 1 < EACH {
+                free.insert((has + 1, session));
+            }
         }
         Ok(())
-    }
-
-    fn given_to(&self, session: SessionId) -> usize {
-        self.given.values().filter(|(to, _)| *to == session).count()
     }
 }
