@@ -3,10 +3,12 @@
 //! When it is broken, the backing file is cut to nothing and the tmpfs is filled: the kernel then gives EIO for what is read from the
 //! device, and for what is written to it. Needs root.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +22,8 @@ pub struct LoopDisk {
     dir: TempDir,
     /// Where it is mounted; the directory below it when it is not.
     path: PathBuf,
+    /// Who ends the hanging.
+    thaws: RefCell<Option<Child>>,
 }
 
 fn run(program: &str, args: &[&str]) -> Result<()> {
@@ -41,7 +45,7 @@ impl LoopDisk {
     pub fn new(at: &Path, bytes: u64, room: u64) -> Result<Self> {
         fs::create_dir_all(at)?;
         let dir = tempfile::Builder::new().prefix("dfs-loop-").tempdir_in("/var/tmp")?;
-        let disk = Self { dir, path: at.to_owned() };
+        let disk = Self { dir, path: at.to_owned(), thaws: RefCell::new(None) };
         fs::create_dir(disk.ground())?;
         let size = format!("size={room}");
         run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", text(&disk.ground())?])?;
@@ -88,12 +92,11 @@ impl LoopDisk {
             "fsfreeze -f '{path}' && echo frozen && exec >&- && sleep {} && fsfreeze -u '{path}'",
             time.as_secs()
         );
-        let mut thaws = Command::new("setsid").args(["sh", "-c", &script]).stdout(Stdio::piped()).spawn()?;
+        let mut thaws = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).process_group(0).spawn()?;
         let mut said = String::new();
         thaws.stdout.take().context("a pipe")?.read_to_string(&mut said)?;
         ensure!(said == "frozen\n", "the filesystem cannot be frozen");
-        // Waited for by nobody but this thread.
-        std::thread::spawn(move || thaws.wait());
+        self.thaws.replace(Some(thaws));
         Ok(())
     }
 
@@ -115,6 +118,12 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
+        if let Some(mut thaws) = self.thaws.take() {
+            // With its `sleep`; its number is not given to others before it is waited for.
+            let group = format!("-{}", thaws.id());
+            let _done = Command::new("kill").args(["-9", "--", &group]).output();
+            let _ended = thaws.wait();
+        }
         // One that is not frozen says so.
         let _done = Command::new("fsfreeze").arg("-u").arg(&self.path).output();
         for path in [self.path.clone(), self.ground()] {
