@@ -103,7 +103,7 @@ pub(super) struct Records {
 impl Records {
     pub(super) fn put(&mut self, slot: SlotId, id: ChunkId, data: &[u8]) {
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        debug_assert!(len > 0 && u64::from(len) < SMALL, "callers check the length");
+        assert!(len > 0 && u64::from(len) < SMALL, "callers check the length");
         let start = self.push(Head { slot, id, len: Some(len) });
         self.buf.extend_from_slice(data);
         self.buf.resize(start + record_len(len) as usize, 0);

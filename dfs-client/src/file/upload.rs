@@ -69,6 +69,7 @@ impl Vfs {
             };
             // Discarded in the meantime.
             let Some(seal) = seal else { continue };
+            self.wrote(seal.bytes());
             let seal = cut.map_or(seal.clone(), |size| seal.below(size).into());
             let plan = plan(&seal);
             let mut streamed = match feed {

@@ -14,6 +14,7 @@ use dfs_core::time::Timestamp;
 use super::inode::{Inode, State};
 use super::types::Entry;
 use super::{Vfs, now};
+use crate::cache::attr::Pages;
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 
@@ -26,6 +27,15 @@ pub(crate) fn wrong_answer() -> FsError {
 }
 
 impl State {
+    /// Takes in what metad says of the inode.
+    fn learn_node(&mut self, node: &NodeInfo, asked: Instant) -> Pages {
+        let pages = self.known.learn(node.attr, asked);
+        if let Some(extents) = &node.extents {
+            self.known.learn_all_extents(node.attr.data, extents);
+        }
+        pages
+    }
+
     /// Takes in one step of an own truncation: how long the file is now.
     pub(crate) fn was_cut(&mut self, step: &OpReply, sent: Instant) -> FsResult<u64> {
         let attr = step.attrs.first().ok_or_else(wrong_answer)?;
@@ -78,13 +88,25 @@ impl Vfs {
     /// Takes in what metad says of an inode.
     pub(crate) fn learn_node(&self, node: &NodeInfo, asked: Instant) -> Entry {
         let inode = self.inodes.get(node.attr.ino);
-        self.learn(&inode, node.attr, asked);
-        let mut state = inode.state();
-        if let Some(extents) = &node.extents {
-            state.known.learn_all_extents(node.attr.data, extents);
-        }
-        let late = Entry { attr: state.shown().unwrap_or(node.attr), ttl: Duration::ZERO };
-        state.entry(Instant::now(), self.config.ttl).unwrap_or(late)
+        let pages = inode.state().learn_node(node, asked);
+        self.judged(inode.ino, pages);
+        let state = inode.state();
+        let late = || Entry { attr: state.shown().unwrap_or(node.attr), ttl: Duration::ZERO };
+        state.entry(Instant::now(), self.config.ttl).unwrap_or_else(late)
+    }
+
+    /// [`Self::learn_node`] of what is listed in `dir`.
+    pub(super) fn learn_listed(&self, dir: Ino, node: &NodeInfo, asked: Instant) -> Arc<Inode> {
+        let inode = self.inodes.get(node.attr.ino);
+        let pages = {
+            let mut state = inode.state();
+            if inode.ino != dir {
+                state.parent = Some(dir);
+            }
+            state.learn_node(node, asked)
+        };
+        self.judged(inode.ino, pages);
+        inode
     }
 
     /// chmod, chown, utimens, truncate.

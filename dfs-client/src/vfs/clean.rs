@@ -32,13 +32,16 @@ const WAITING: usize = 64;
 const LONGEST: Duration = Duration::from_secs(30);
 /// A chunk that is shared may be copied if it is no larger.
 const LITTLE: u32 = 1 << 20;
-/// Pieces moved by one group. Each costs three of what a group may touch, and two to four for each write that has come
-/// in between.
-const PIECES: usize = 500;
+/// Pieces moved by one commit, which others wait for: some milliseconds of metad's.
+const PIECES: usize = 128;
 /// Reads under way at once for one cut.
 const READS: usize = 8;
 /// Reads that follow each other in one chunk are one as long as no more than this lies between them.
 const GAP: u32 = 64 << 10;
+/// Bytes that take as long to copy as a piece to move, about.
+const MOVED: u64 = 2 << 10;
+/// Dead bytes of a cut, in quarters of the live ones, from which nobody is made way for.
+const URGENT: u64 = 3;
 /// After each cut others get the disks and the network for as long as it took, and at least so long.
 const REST: Duration = Duration::from_millis(20);
 
@@ -99,6 +102,7 @@ impl Vfs {
         let start = cut.saturating_mul(CHUNK_BYTES);
         let range = ByteRange { start, end: start.saturating_add(CHUNK_BYTES) };
         let (extents, data) = self.extents_in(ino, range).await?;
+        let urgent = is_urgent(&extents);
         let plan = match cleaning(&extents) {
             Cleaning::Good => Cleaning::Good,
             _ => cleaning(&self.not_shared(extents).await?),
@@ -108,16 +112,32 @@ impl Vfs {
             Cleaning::WhenQuiet(some) if self.is_quiet(ino).await? => some,
             Cleaning::WhenQuiet(_) => Vec::new(),
             Cleaning::Good => {
-                self.change_one(Op::CutIsGood { ino, cut, data }).await?;
+                self.tell(Op::CutIsGood { ino, cut, data }).await?;
                 return Ok(0);
             }
         };
         if !wanted.is_empty() {
-            let put = self.rewrite(&wanted).await?;
-            self.move_to(ino, &wanted, put).await?;
+            let put = self.rewrite(&wanted, urgent).await?;
+            self.move_to(ino, &wanted, put, urgent).await?;
         }
-        self.change_one(Op::Cleaned { ino, cut }).await?;
+        self.tell(Op::Cleaned { ino, cut }).await?;
         Ok(wanted.iter().map(|e| e.range.len()).sum())
+    }
+
+    /// What became of a cut. No call of a program's, so nobody makes room for it.
+    async fn tell(&self, op: Op) -> FsResult<()> {
+        let group = Group { time: now(), needs: Vec::new(), ops: vec![op] };
+        match self.meta.commit(Vec::new(), vec![group]).await?.groups.pop() {
+            Some(done) => Ok(done.map(drop)?),
+            None => Err(FsError::io("metad answered a commit without saying what became of its group")),
+        }
+    }
+
+    /// Gives programs their turn after `bytes` that were copied since `began`.
+    async fn make_way(&self, bytes: u64, began: Instant, urgent: bool) {
+        if !urgent {
+            self.pace.rest(bytes, began).await;
+        }
     }
 
     /// Those extents whose chunks are used by nothing else: a chunk that others use too stays, and would be copied for
@@ -179,11 +199,12 @@ impl Vfs {
     }
 
     /// One chunk of all these bytes, in their order.
-    async fn rewrite(&self, extents: &[Extent]) -> FsResult<Put> {
+    async fn rewrite(&self, extents: &[Extent], urgent: bool) -> FsResult<Put> {
         let mut upload = self.chunks.upload();
         let mut part = BytesMut::with_capacity(PART_BYTES);
         let mut pieces =
             stream::iter(extents.chunks(64).map(<[Extent]>::to_vec)).map(|some| self.read_pieces(some)).buffered(READS);
+        let mut began = Instant::now();
         while let Some(some) = pieces.next().await {
             for bytes in some? {
                 let mut rest = &bytes[..];
@@ -194,6 +215,8 @@ impl Vfs {
                     if part.len() == PART_BYTES {
                         upload.part(part.split().freeze()).await?;
                         part.reserve(PART_BYTES);
+                        self.make_way(PART_BYTES as u64, began, urgent).await;
+                        began = Instant::now();
                     }
                 }
             }
@@ -235,7 +258,7 @@ impl Vfs {
     }
 
     /// Moves what is still as it was read.
-    async fn move_to(&self, ino: Ino, extents: &[Extent], put: Put) -> FsResult<()> {
+    async fn move_to(&self, ino: Ino, extents: &[Extent], put: Put, urgent: bool) -> FsResult<()> {
         let mut chunk = put.chunk;
         let mut offset = 0;
         let mut pieces = Vec::with_capacity(extents.len());
@@ -250,6 +273,7 @@ impl Vfs {
             let ops = vec![Op::Move { ino, pieces: some.iter().map(to).collect() }];
             let group = Group { time: now(), needs: Vec::new(), ops };
             let brought = std::mem::take(&mut puts);
+            let began = Instant::now();
             let mut reply = self.meta.commit(brought, vec![group]).await?;
             match reply.puts.first() {
                 // Equal bytes may be elsewhere already.
@@ -266,7 +290,16 @@ impl Vfs {
                 Some(done) => drop(done?),
                 None => return Err(FsError::io("metad answered a commit without saying what became of its group")),
             }
+            self.make_way(some.len() as u64 * MOVED, began, urgent).await;
         }
         Ok(())
     }
+}
+
+/// Whether so much is dead that there is no time to lose.
+fn is_urgent(extents: &[Extent]) -> bool {
+    let chunks: BTreeSet<ChunkRef> = extents.iter().map(|e| e.chunk).collect();
+    let kept: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
+    let live: u64 = extents.iter().map(|e| e.range.len()).sum();
+    kept.saturating_sub(live) > live / 4 * URGENT
 }

@@ -134,11 +134,12 @@ impl Vfs {
             self.list_ahead(dir.ino, &mut listing, index, plus);
             let Some(page) = &listing.page else { return Ok(items) };
             let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
+            let now = Instant::now();
             for (at, entry) in page.entries.iter().enumerate().skip(skip) {
                 if items.len() >= max {
                     break;
                 }
-                let known = if plus { self.known_entry(entry, page.ticket.asked()) } else { None };
+                let known = if plus { self.known_entry(entry, page.ticket.asked(), now) } else { None };
                 let known = known.map(|entry| self.kept(dir.ino, entry));
                 if plus && known.is_none() {
                     // Gone since the page was read.
@@ -161,12 +162,12 @@ impl Vfs {
     }
 
     /// Attributes of a listed entry as they are known now.
-    fn known_entry(&self, entry: &DirEntry, asked: Instant) -> Option<Entry> {
+    fn known_entry(&self, entry: &DirEntry, asked: Instant, now: Instant) -> Option<Entry> {
         let node = entry.node.as_ref()?;
         let inode = self.inodes.find(entry.ino);
-        let known = inode.and_then(|inode| inode.state().entry(Instant::now(), self.config.ttl));
+        let known = inode.and_then(|inode| inode.state().entry(now, self.config.ttl));
         Some(known.unwrap_or_else(|| {
-            let ttl = self.config.ttl.saturating_sub(asked.elapsed());
+            let ttl = self.config.ttl.saturating_sub(now.saturating_duration_since(asked));
             Entry { attr: node.attr, ttl }
         }))
     }
@@ -274,19 +275,18 @@ impl Vfs {
         let mut owners = Vec::new();
         for entry in &entries {
             let Some(node) = &entry.node else { continue };
-            self.learn_node(node, ticket.asked());
+            let inode = self.learn_listed(ino, node, ticket.asked());
             self.dentries.learn(ticket, ino, &entry.name, entry.ino);
-            self.found_in(node.attr, ino);
             if let Some([extent]) = node.extents.as_deref()
                 && is_small(&extent.chunk)
             {
-                owners.push(entry.ino);
+                owners.push(inode);
                 small.push(extent.chunk);
             }
         }
         let chunks: Arc<[_]> = small.into();
         for (own, owner) in owners.into_iter().enumerate() {
-            self.inodes.get(owner).state().neighbours = Some(Neighbours { chunks: chunks.clone(), own });
+            owner.state().neighbours = Some(Neighbours { chunks: chunks.clone(), own });
         }
         Ok(Page { before, entries, ticket, plus, end })
     }

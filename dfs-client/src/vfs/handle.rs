@@ -168,6 +168,7 @@ impl Vfs {
     }
 
     pub(crate) fn handle(&self, fh: u64) -> FsResult<Arc<FileHandle>> {
+        self.pace.called();
         self.handles.get(fh)
     }
 

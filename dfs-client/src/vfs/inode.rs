@@ -4,7 +4,7 @@
 //! [`Inode`] for a number at any time. Its state is guarded by a lock that nobody holds across an await.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use dfs_core::chunk::ChunkRef;
 use dfs_core::id::Ino;
 use dfs_core::op::Put;
 use dfs_core::time::Timestamp;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::types::Entry;
@@ -206,22 +207,25 @@ impl Inode {
     }
 }
 
+/// By number. metad chooses the numbers, so nobody chooses them to collide.
+type Shard = HashMap<Ino, Arc<Inode>, FxBuildHasher>;
+
 /// All inodes.
 #[derive(Debug)]
 pub(crate) struct Table {
-    shards: Vec<Mutex<HashMap<Ino, Arc<Inode>>>>,
-    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
     clock: AtomicU64,
 }
 
 impl Table {
     pub(crate) fn new() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new(), clock: AtomicU64::new(0) }
+        Self { shards, clock: AtomicU64::new(0) }
     }
 
-    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Arc<Inode>>> {
-        &self.shards[(self.hasher.hash_one(ino) % SHARDS as u64) as usize]
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        // Not the bits by which the shard's own table chooses.
+        &self.shards[((FxBuildHasher.hash_one(ino) >> 32) % SHARDS as u64) as usize]
     }
 
     fn touch(&self, inode: &Inode) {
@@ -252,7 +256,7 @@ impl Table {
     }
 
     /// Drops the older half of what nobody uses or needs.
-    fn shrink(shard: &mut HashMap<Ino, Arc<Inode>>) {
+    fn shrink(shard: &mut Shard) {
         let idle = |inode: &Arc<Inode>| Arc::strong_count(inode) == 1 && !inode.is_needed();
         let mut ages: Vec<u64> =
             shard.values().filter(|i| idle(i)).map(|i| i.touched.load(Ordering::Relaxed)).collect();

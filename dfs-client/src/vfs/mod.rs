@@ -17,6 +17,7 @@ mod invalidate;
 mod lock;
 mod namespace;
 mod nearby;
+mod pace;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use self::inode::Table;
 use self::invalidate::Invalidations;
 use self::lock::Locks;
 use self::nearby::Nearby;
+use self::pace::Pace;
 use crate::cache::attr::Pages;
 use crate::cache::chunk::Chunks;
 use crate::cache::dentry::Dentries;
@@ -106,6 +108,7 @@ pub struct Vfs {
     careful: Careful,
     /// Cuts that metad wants cleaned.
     cuts: Mutex<Cuts>,
+    pace: Pace,
     pub(crate) uploads: Semaphore,
     pub(crate) ahead: Arc<Semaphore>,
 }
@@ -147,6 +150,7 @@ impl Vfs {
             locks: Locks::default(),
             careful: Careful::default(),
             cuts: Mutex::default(),
+            pace: Pace::new(),
             uploads: Semaphore::new(UPLOADS),
             ahead: Arc::new(Semaphore::new(AHEAD)),
             meta: meta.clone(),
@@ -197,6 +201,7 @@ impl Vfs {
     async fn change(&self, ops: Vec<Op>, about: &[Ino]) -> FsResult<Vec<OpReply>> {
         let group = Group { time: now(), needs: Vec::new(), ops };
         let sent = std::time::Instant::now();
+        self.pace.called();
         let mut reply = self.meta.commit_about(Vec::new(), vec![group], about).await?;
         let replies = match reply.groups.pop() {
             Some(done) => done?,
@@ -222,6 +227,11 @@ impl Vfs {
     async fn change_if(&self, expected: Option<Op>, op: Op, about: &[Ino]) -> FsResult<OpReply> {
         let mut replies = self.change(expected.into_iter().chain([op]).collect(), about).await?;
         replies.pop().ok_or_else(|| FsError::io("metad answered a group without saying what became of its op"))
+    }
+
+    /// Bytes of programs are on their way to the stores.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.pace.wrote(bytes);
     }
 
     /// Attributes out of the answer to an own change.

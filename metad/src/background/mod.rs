@@ -11,6 +11,7 @@ mod locks;
 mod moves;
 mod sessions;
 mod space;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
         let mut freeing = freeing::Freeing::new(began);
         let mut mover = moves::Mover::default();
         let mut cleaning = cleaning::Cleaning::default();
+        let mut sweep = sweep::Sweep::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -68,6 +70,7 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
                 ("members of slots", mover.look(&shared).await),
                 ("missed chunks", cluster::count_missed(&shared).await),
                 ("cleaning", cleaning.look(&shared).await),
+                ("sweep", sweep.look(&shared).await),
                 ("sessions", sessions::end_silent(&shared, session_end).await),
                 ("orphans", freeing.orphans(&shared).await),
                 ("due work", freeing.due(&shared).await),

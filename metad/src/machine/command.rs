@@ -169,6 +169,11 @@ pub enum Command {
         /// Which.
         store: StoreId,
     },
+    /// Notes that cuts want cleaning, those that are not noted yet; files that are gone are passed over.
+    WantCleaning {
+        /// Files and cuts, at most `CHANGES`.
+        cuts: Vec<(Ino, u64)>,
+    },
 }
 
 /// A chunk that a store has got: the same numbers as in the answer to a put.

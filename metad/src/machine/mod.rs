@@ -26,6 +26,7 @@ mod ops;
 mod puts;
 mod query;
 pub mod read;
+pub(crate) mod sweep;
 mod touched;
 mod txn;
 
@@ -125,6 +126,7 @@ fn run(txn: &mut Txn<'_, '_>, command: &Command) -> Result<Reply, Stop> {
         Command::DropMember { slot, store, lost } => ops::member::leave(txn, *slot, *store, *lost),
         Command::CopyMember { slot, store, limit } => ops::member::list(txn, *slot, *store, *limit),
         Command::ForgetStore { store } => ops::node::forget_store(txn, *store),
+        Command::WantCleaning { cuts } => ops::cleaned::want(txn, cuts),
         Command::SetDraining { node, draining } => ops::node::set_draining(txn, *node, *draining),
     }
 }

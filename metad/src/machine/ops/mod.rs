@@ -14,7 +14,7 @@ use crate::schema::session::SessionRow;
 
 mod acl;
 mod atime;
-mod cleaned;
+pub(super) mod cleaned;
 mod clone;
 pub(super) mod condemn;
 mod create;

@@ -11,7 +11,10 @@ use dfs_core::query::{Answer, Query};
 
 use crate::machine::command::{Command, Got, RegisterNode, RegisterStore, Reply};
 use crate::machine::read;
-use crate::machine::tests::rig::{Rig, STORES, acks, chunk, chunk_in, create, extent, group, put, truncate, write};
+use crate::machine::sweep::sweep;
+use crate::machine::tests::rig::{
+    Rig, STORES, acks, chunk, chunk_in, create, extent, group, name, put, truncate, write,
+};
 
 const NONE: OrderNo = OrderNo { incarnation: 0, index: LogIndex(0) };
 const FULL: u32 = CHUNK_BYTES as u32;
@@ -265,6 +268,50 @@ fn a_cut_that_was_cleaned_is_not_due_any_more() {
     // How much of it is used tells whether others use it.
     assert_eq!(rig.ask(&Query::Live { chunk: c }), Ok(Answer::Live(40)));
     assert_eq!(rig.ask(&Query::Live { chunk: chunk(9, 10) }), Ok(Answer::Live(0)));
+}
+
+#[test]
+fn what_wants_cleaning_without_a_write_is_found() {
+    let mut rig = Rig::new();
+    let (s, a) = file(&mut rig);
+    let b = Ino(a.0 + 1);
+    rig.op(s, create(b, Ino::ROOT, "b", FileKind::File)).unwrap();
+    let shared = chunk(1, 1000);
+    rig.commit(s, vec![put(shared)], vec![group(1, vec![write(a, vec![extent(0, 1000, shared, 0)])])]);
+    rig.op(s, write(b, vec![extent(0, 100, shared, 0)])).unwrap();
+    let all = |rig: &Rig, rows| {
+        let (mut found, mut from) = (Vec::new(), (Ino(0), 0));
+        loop {
+            let swept = sweep(&rig.kv, from, rows).unwrap();
+            found.extend(swept.wanting);
+            match swept.next {
+                Some(next) => from = next,
+                None => return found,
+            }
+        }
+    };
+    assert_eq!(all(&rig, 9), [], "another file has all of it");
+    rig.op(s, Op::Unlink { parent: Ino::ROOT, name: name("f") }).unwrap();
+    rig.ok(Command::NotHeld { session: s, inos: vec![a] });
+    rig.ok(Command::ReapOrphans { inos: vec![a] });
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap(), [], "nobody has noted it");
+    assert_eq!(all(&rig, 9), [(b, 0)], "nine tenths are dead");
+    let gone = Ino(1 << 40);
+    rig.ok(Command::WantCleaning { cuts: vec![(gone, 0), (Ino::ROOT, 0), (b, 0)] });
+    assert_eq!(all(&rig, 9), [], "it is noted");
+    assert_eq!(read::clean_due(&rig.kv, u64::MAX, 9).unwrap().len(), 1);
+
+    // Pieces that gathered in a file that is otherwise small. However few rows a step looks at, each cut is seen whole.
+    let c = Ino(a.0 + 2);
+    rig.op(s, create(c, Ino::ROOT, "c", FileKind::File)).unwrap();
+    for n in 0..20 {
+        let piece = chunk(100 + n, 10);
+        let at = CHUNK_BYTES + u64::from(n) * 10;
+        rig.commit(s, vec![put(piece)], vec![group(1, vec![write(c, vec![extent(at, 10, piece, 0)])])]);
+    }
+    for rows in [1, 7, 21, 100] {
+        assert_eq!(all(&rig, rows), [(c, 1)], "{rows} at a time");
+    }
 }
 
 #[test]
