@@ -153,8 +153,12 @@ impl Txn<'_, '_> {
 
     /// Notes that a cut wants cleaning, unless that is noted already.
     pub(super) fn want_cleaning(&mut self, ino: Ino, cut: u64) -> Res<()> {
-        if self.get::<CleanRow>(&keys::clean(ino, cut))?.is_none() {
-            self.note_clean(ino, cut);
+        // Thousands of extents of one cut follow each other.
+        if self.noted != Some((ino, cut)) {
+            if self.get::<CleanRow>(&keys::clean(ino, cut))?.is_none() {
+                self.note_clean(ino, cut);
+            }
+            self.noted = Some((ino, cut));
         }
         Ok(())
     }
@@ -168,6 +172,7 @@ impl Txn<'_, '_> {
 
     /// Removes a clean row with its index.
     pub(super) fn drop_clean(&mut self, ino: Ino, cut: u64, due: u64) {
+        self.noted = None;
         self.kv.delete(Table::Clean, keys::clean(ino, cut));
         self.kv.delete(Table::Clean, keys::clean_due(due, ino, cut));
     }

@@ -1,5 +1,7 @@
 //! Questions, answered from one state.
 
+use std::ops::ControlFlow;
+
 use dfs_core::attr::FileKind;
 use dfs_core::chunk::ChunkRef;
 use dfs_core::error::Refusal;
@@ -109,6 +111,10 @@ fn node_with(snap: &dyn Snapshot, ino: Ino, row: &InodeRow, only: Option<Vec<u8>
     Ok(NodeInfo { attr: row.attr(ino), extents })
 }
 
+/// The inodes of a directory whose numbers lie so near each other, on the average, are read in one go: files that were made
+/// one after the other. To step over a row costs a fifth of looking for one.
+const DENSE: u64 = 4;
+
 const ALL: ByteRange = ByteRange { start: 0, end: u64::MAX };
 
 fn lookup(snap: &dyn Snapshot, parent: Ino, name: &Name) -> Res<Answer> {
@@ -135,12 +141,7 @@ fn read_dir(snap: &dyn Snapshot, ino: Ino, after: Option<&Name>, limit: u32, plu
         entries.push(DirEntry { name, ino: row.ino, kind: row.kind, node: None });
     }
     if plus {
-        let wanted: Vec<_> = entries.iter().map(|e| (Table::Inode, keys::inode(e.ino).to_vec())).collect();
-        let mut rows = Vec::with_capacity(wanted.len());
-        for ((_, key), value) in wanted.iter().zip(snap.multi_get(&wanted)?) {
-            let value = value.ok_or_else(|| corrupt(Table::Inode, key, "it has a name but does not exist"))?;
-            rows.push(InodeRow::from_value(key, &value)?);
-        }
+        let rows = inodes(snap, &entries)?;
         let with_one = |(entry, row): (&DirEntry, &InodeRow)| only_extent(entry.ino, row);
         let wanted: Vec<_> =
             entries.iter().zip(&rows).filter_map(with_one).map(|k| (Table::Extent, k.to_vec())).collect();
@@ -151,6 +152,41 @@ fn read_dir(snap: &dyn Snapshot, ino: Ino, after: Option<&Name>, limit: u32, plu
         }
     }
     Ok(Answer::Dir { attr, entries, end })
+}
+
+/// The inodes of these entries, in their order.
+fn inodes(snap: &dyn Snapshot, entries: &[DirEntry]) -> Result<Vec<InodeRow>, Fault> {
+    let missing = |ino: Ino| corrupt(Table::Inode, &keys::inode(ino), "it has a name but does not exist");
+    let mut wanted: Vec<(Ino, usize)> = entries.iter().enumerate().map(|(at, e)| (e.ino, at)).collect();
+    wanted.sort_unstable();
+    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
+    let mut rows: Vec<Option<InodeRow>> = vec![None; entries.len()];
+    if (last.0 - first.0) / DENSE < wanted.len() as u64 {
+        let (from, until) = (keys::inode(*first), next_key(&keys::inode(*last)));
+        let (mut left, mut fault) = (&wanted[..], None);
+        snap.visit(Table::Inode, &from, Some(&until), &mut |key, value| {
+            // An inode can have several names in one directory.
+            while let Some(((ino, at), rest)) = left.split_first()
+                && keys::inode(*ino)[..] <= *key
+            {
+                left = rest;
+                if keys::inode(*ino)[..] == *key {
+                    match InodeRow::from_value(key, value) {
+                        Ok(row) => rows[*at] = Some(row),
+                        Err(f) => fault = Some(f),
+                    }
+                }
+            }
+            if left.is_empty() || fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        fault.map_or(Ok(()), Err)?;
+    } else {
+        let keys: Vec<_> = wanted.iter().map(|(ino, _)| (Table::Inode, keys::inode(*ino).to_vec())).collect();
+        for (((_, at), (_, key)), value) in wanted.iter().zip(&keys).zip(snap.multi_get(&keys)?) {
+            rows[*at] = value.map(|value| InodeRow::from_value(key, &value)).transpose()?;
+        }
+    }
+    entries.iter().zip(rows).map(|(entry, row)| row.ok_or_else(|| missing(entry.ino))).collect()
 }
 
 fn extents(snap: &dyn Snapshot, ino: Ino, from: u64, limit: u32) -> Res<Answer> {

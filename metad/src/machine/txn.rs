@@ -65,6 +65,8 @@ pub(super) struct Txn<'a, 'b> {
     counts: Counts,
     group_counts: Counts,
     budget: usize,
+    /// The cut that was found to be noted, or noted, last in this group.
+    pub(super) noted: Option<(Ino, u64)>,
 }
 
 impl<'a, 'b> Txn<'a, 'b> {
@@ -79,6 +81,7 @@ impl<'a, 'b> Txn<'a, 'b> {
             counts: Counts::new(),
             group_counts: Counts::new(),
             budget: GROUP_EXTENTS,
+            noted: None,
         }
     }
 
@@ -109,12 +112,14 @@ impl<'a, 'b> Txn<'a, 'b> {
             *self.counts.entry(counter).or_default() += by;
         }
         self.book.accept_group();
+        self.noted = None;
     }
 
     pub(super) fn refuse_group(&mut self, savepoint: Savepoint) {
         self.kv.rollback_to(savepoint);
         self.group_counts.clear();
         self.book.refuse_group();
+        self.noted = None;
     }
 
     /// Takes rows from what this group may touch.

@@ -219,6 +219,30 @@ fn listing_goes_page_by_page() {
 }
 
 #[test]
+fn a_listing_has_the_attributes_of_each_name_however_the_numbers_lie() {
+    // Near each other and in turn, near each other but the other way round, and far from each other.
+    for numbers in [[0, 1, 2, 3], [6, 4, 2, 0], [90, 5, 60, 30]] {
+        let mut rig = Rig::new();
+        let (s, a) = rig.session();
+        let ino = |at: usize| Ino(a.0 + numbers[at]);
+        for at in 0..4 {
+            rig.op(s, create(ino(at), ROOT, &format!("f{at}"), FileKind::File)).unwrap();
+        }
+        // One between them that is elsewhere, and a second name of one.
+        let dir = Ino(a.0 + 50);
+        rig.op(s, create(dir, ROOT, "f5", FileKind::Directory)).unwrap();
+        rig.op(s, create(Ino(a.0 + 7), dir, "elsewhere", FileKind::File)).unwrap();
+        rig.op(s, Op::Link { ino: ino(1), parent: ROOT, name: name("f4") }).unwrap();
+        let q = Query::ReadDir { ino: ROOT, after: None, limit: 100, plus: true };
+        let Answer::Dir { entries, .. } = rig.ask(&q).unwrap() else { panic!() };
+        let found: Vec<_> = entries.iter().map(|e| (e.name.to_string(), e.node.as_ref().unwrap().attr)).collect();
+        let expected = [ino(0), ino(1), ino(2), ino(3), ino(1), dir];
+        let expected: Vec<_> = expected.iter().enumerate().map(|(n, ino)| (format!("f{n}"), rig.attr(*ino))).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
 fn a_long_truncate_goes_from_the_end_in_steps() {
     let mut rig = Rig::new();
     let (s, a) = rig.session();
