@@ -130,8 +130,19 @@ impl Chooser {
     }
 
     /// Whether chunks can be sent to this slot at all.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn is_usable(&self, map: &ClusterMap, loads: &Loads, slot: SlotId) -> bool {
         map.slots.get(&slot).is_some_and(|slot| lock(&self.inner).is_usable(map, loads, slot))
+    }
+
+    /// Whether so many members of this slot can be expected to answer as are needed: else another one is better.
+    pub(super) fn is_ready(&self, map: &ClusterMap, loads: &Loads, slot: SlotId, now: Instant) -> bool {
+        let inner = lock(&self.inner);
+        let rests = |store: &StoreId| inner.stores.get(store).is_some_and(|until| *until > now);
+        map.slots.get(&slot).is_some_and(|slot| {
+            let ready = slot.members.iter().filter(|m| map.is_reachable(m.store) && !rests(&m.store)).count();
+            inner.is_usable(map, loads, slot) && ready >= map.copies_needed(slot)
+        })
     }
 
     /// The members of a slot to send a chunk to: those that can be reached, without those that lately failed as long
@@ -231,7 +242,12 @@ mod tests {
         chooser.failed(SlotId(0), StoreId(1), false, now);
         assert_eq!(chosen(&chooser, &map, &none, now), [1, 2], "one lack each, slot 0 two");
         assert_eq!(chooser.targets(&map, SlotId(0), now).len(), 2, "the store that failed is left out");
+        let ready = |now| [0, 1, 2].map(|slot| chooser.is_ready(&map, &none, SlotId(slot), now));
+        assert_eq!(ready(now), [true; 3], "two of three are enough");
+        chooser.failed(SlotId(2), StoreId(4), false, now);
+        assert_eq!(ready(now), [true, true, false]);
         let later = now + limits::SLOT_REST + Duration::from_millis(1);
+        assert_eq!(ready(later), [true; 3]);
         assert_eq!(chosen(&chooser, &map, &none, later), [0, 1, 2]);
         assert_eq!(chooser.targets(&map, SlotId(0), later).len(), 3);
     }

@@ -93,7 +93,7 @@ impl ChunkClient {
     /// The slot asked for if it can be used, else the one whose turn it is.
     fn slot_or_choose(&self, wanted: Option<SlotId>) -> FsResult<SlotId> {
         match wanted {
-            Some(slot) if self.inner.chooser.is_usable(&self.map(), &self.loads(), slot) => Ok(slot),
+            Some(slot) if self.inner.chooser.is_ready(&self.map(), &self.loads(), slot, Instant::now()) => Ok(slot),
             _ => self.choose_slot(),
         }
     }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use dfs_core::chunk::ChunkId;
 use dfs_core::error::Refusal;
+use dfs_core::id::StoreId;
 use dfs_core::limits;
 use dfs_core::op::{Ack, Put};
 use dfs_proto::v1;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
+use tonic::Code;
 
 use super::content::Content;
-use super::{ATTEMPT, ChunkClient, own_ack};
+use super::{ATTEMPT, ChunkClient, SYNC, own_ack};
 use crate::error::{FsError, FsResult};
 
 impl ChunkClient {
@@ -28,10 +30,12 @@ impl ChunkClient {
         let Some(slot) = map.slots.get(&chunk.slot) else {
             return Err(FsError::Io(format!("slot {} is not in the cluster map", chunk.slot)));
         };
+        let mut waiting: Vec<StoreId> = Vec::new();
         let mut finds = FuturesUnordered::new();
         for store in slot.members.iter().map(|m| m.store).filter(|store| map.is_reachable(*store)) {
             let Ok((mut wire, busy)) = self.inner.pool.small(&map, store) else { continue };
             let request = v1::FindRequest { store: store.to_bytes().to_vec(), chunks: vec![chunk.into()] };
+            waiting.push(store);
             finds.push(async move {
                 let answer = wire.find(request).await;
                 drop(busy);
@@ -41,7 +45,23 @@ impl ChunkClient {
         let needed = map.copies_needed(slot);
         let mut acks: Vec<Ack> = Vec::new();
         let mut limit = Instant::now() + self.inner.deadline.min(ATTEMPT);
-        while let Ok(Some((store, answer))) = timeout_at(limit, finds.next()).await {
+        loop {
+            let (store, answer) = match timeout_at(limit, finds.next()).await {
+                Ok(Some(answered)) => answered,
+                Ok(None) => break,
+                Err(_) => {
+                    for store in waiting {
+                        self.failed(
+                            chunk.slot,
+                            store,
+                            Code::DeadlineExceeded,
+                            "it does not say whether it has a chunk",
+                        );
+                    }
+                    break;
+                }
+            };
+            waiting.retain(|s| *s != store);
             match answer {
                 Ok(answer) => {
                     let found = answer.into_inner().found.into_iter().next().and_then(|found| found.ack);
@@ -53,9 +73,9 @@ impl ChunkClient {
                 }
                 Err(status) => tracing::warn!(%store, %status, "a store could not be asked for a chunk"),
             }
-            if acks.len() >= needed {
-                limit = limit.min(Instant::now() + limits::STALL);
-            }
+            // Where one could answer, the silence of the others is their own.
+            let patience = if acks.len() >= needed { limits::STALL } else { SYNC };
+            limit = limit.min(Instant::now() + patience);
         }
         Ok(Put { chunk, acks })
     }
@@ -106,7 +126,7 @@ impl ChunkClient {
         content.set_name(put.chunk.id);
         let until = Instant::now() + self.inner.deadline;
         let sent = async {
-            if self.inner.chooser.is_usable(&self.map(), &self.loads(), put.chunk.slot) {
+            if self.inner.chooser.is_ready(&self.map(), &self.loads(), put.chunk.slot, Instant::now()) {
                 match self.attempt(&content, put.chunk.slot, have).await {
                     Ok(put) => return Ok(put),
                     Err(e) => tracing::debug!(%e, "the chunk has to go to another slot"),

@@ -388,6 +388,26 @@ async fn small_chunks_are_read_in_one_request() {
 }
 
 #[tokio::test]
+async fn who_does_not_say_whether_it_has_a_chunk_is_not_waited_for_long() {
+    let cluster = Cluster::start(5, &[&[0, 1, 2], &[2, 3, 4]]).await;
+    let data = bytes(7, 2_000);
+    let id = ChunkId::of(&data);
+    let put = cluster.client.put_small(Some(SlotId(0)), vec![(id, data.clone())]).await.unwrap().remove(0);
+    cluster.stores[0].set(Mode::Stall);
+    cluster.stores[1].set(Mode::Stall);
+    let begun = Instant::now();
+    let asked = cluster.client.ask_again(put).await.unwrap();
+    assert_eq!(stores(&asked), [3]);
+    let took = begun.elapsed();
+    assert!(took >= SYNC && took < ATTEMPT, "{took:?}");
+    // They rest: the bytes go elsewhere at once.
+    let begun = Instant::now();
+    let repaired = cluster.client.repair(asked, vec![data]).await.unwrap();
+    assert!(begun.elapsed() < limits::STALL);
+    assert_eq!((repaired.chunk.slot, stores(&repaired)), (SlotId(1), vec![3, 4, 5]));
+}
+
+#[tokio::test]
 async fn asks_again_and_repairs() {
     let cluster = Cluster::start(5, &[&[0, 1, 2], &[2, 3, 4]]).await;
     for data in [bytes(7, 2_000), bytes(8, 3 << 20)] {
