@@ -42,7 +42,7 @@ const GAP: u32 = 64 << 10;
 const MOVED: u64 = 2 << 10;
 /// Dead bytes of a cut, in quarters of the live ones, from which nobody is made way for.
 const URGENT: u64 = 3;
-/// After each cut others get the disks and the network for as long as it took, and at least so long.
+/// After each cut others get the disks and the network for as long as the work took, and at least so long.
 const REST: Duration = Duration::from_millis(20);
 
 /// Cuts that wait.
@@ -82,7 +82,7 @@ impl Vfs {
                 };
                 next
             };
-            let began = Instant::now();
+            let (began, rested) = (Instant::now(), self.pace.rested());
             match self.clean(ino, cut).await {
                 Ok(moved) => {
                     metrics::counter!("dfs_client_cleaned_bytes_total").increment(moved);
@@ -93,7 +93,8 @@ impl Vfs {
                 // metad hands it out again.
                 Err(e) => tracing::debug!(%ino, cut, %e, "not cleaned this time"),
             }
-            tokio::time::sleep(began.elapsed().max(REST)).await;
+            let worked = began.elapsed().saturating_sub(self.pace.rested() - rested);
+            tokio::time::sleep(worked.max(REST)).await;
         }
     }
 

@@ -30,6 +30,8 @@ struct Seen {
     /// Bytes written lately, at `at`: older ones count less and less.
     lately: f64,
     at: Instant,
+    /// All rests together.
+    rested: Duration,
 }
 
 impl Seen {
@@ -59,7 +61,7 @@ impl Seen {
 impl Pace {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self(Mutex::new(Seen { called: now, lately: 0.0, at: now }))
+        Self(Mutex::new(Seen { called: now, lately: 0.0, at: now, rested: Duration::ZERO }))
     }
 
     /// A program wants something.
@@ -72,17 +74,24 @@ impl Pace {
         lock(&self.0).wrote(bytes, Instant::now());
     }
 
+    /// How long it was rested in all.
+    pub(super) fn rested(&self) -> Duration {
+        lock(&self.0).rested
+    }
+
     /// Waits as long as one who began to copy `bytes` at `began` shall; not after programs have stopped.
     pub(super) async fn rest(&self, bytes: u64, began: Instant) {
+        let begins = Instant::now();
         loop {
             let now = Instant::now();
             let rest = { *lock(&self.0) }.rest(bytes, now);
             let left = (began + rest).saturating_duration_since(now);
             if left.is_zero() {
-                return;
+                break;
             }
             tokio::time::sleep(left.min(LOOK)).await;
         }
+        lock(&self.0).rested += begins.elapsed();
     }
 }
 
@@ -95,7 +104,7 @@ mod tests {
     /// Somebody who writes `bytes` each 100 ms for ten seconds, and when that ended.
     fn writing(bytes: u64) -> (Seen, Instant) {
         let mut now = Instant::now();
-        let mut seen = Seen { called: now, lately: 0.0, at: now };
+        let mut seen = Seen { called: now, lately: 0.0, at: now, rested: Duration::ZERO };
         for _ in 0..100 {
             now += Duration::from_millis(100);
             seen.called = now;
@@ -138,5 +147,6 @@ mod tests {
         assert!(running.is_err(), "a program has just called");
         std::thread::sleep(ALONE);
         rest.await;
+        assert!(pace.rested() >= ALONE, "{:?}", pace.rested());
     }
 }
