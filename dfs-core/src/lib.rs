@@ -16,6 +16,7 @@ pub mod extent;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod id;
+pub mod lease;
 pub mod limits;
 pub mod lock;
 pub mod moves;

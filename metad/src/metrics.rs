@@ -19,11 +19,13 @@ pub fn serve(addr: SocketAddr) -> Result<(), metrics_exporter_prometheus::BuildE
     describe_counter!("dfs_metad_healed_chunks_total", "chunks that stores got which they lacked");
     describe_counter!("dfs_metad_healed_bytes_total", "bytes of those chunks");
     describe_counter!("dfs_metad_places_given_total", "places in slots given to stores");
+    describe_counter!("dfs_metad_recalls_total", "leases on names that were recalled");
     describe_counter!("dfs_metad_places_left_total", "places in slots that stores left");
     describe_gauge!("dfs_metad_thin_slots_count", "slots with too few members that have everything and can be reached");
     describe_gauge!("dfs_metad_copying_members_count", "members of slots whose list is not complete");
     describe_gauge!("dfs_metad_stores_in_trouble_count", "stores that have failed or are not served");
     describe_gauge!("dfs_metad_sessions_count", "sessions");
+    describe_gauge!("dfs_metad_leases_count", "directories whose names are lent");
     describe_gauge!("dfs_metad_missed_chunks_count", "chunks that stores lack");
     Ok(())
 }
@@ -48,6 +50,11 @@ pub fn query() {
 /// Chunks were condemned.
 pub fn condemned(chunks: u64) {
     counter!("dfs_metad_condemned_chunks_total").increment(chunks);
+}
+
+/// Leases were recalled.
+pub fn recalled(dirs: usize) {
+    counter!("dfs_metad_recalls_total").increment(dirs as u64);
 }
 
 /// A store has got chunks that it lacked.
@@ -75,12 +82,15 @@ pub struct State {
     pub copying: usize,
     /// Stores in trouble.
     pub troubled: usize,
+    /// Directories that are lent, counted once for each session.
+    pub leases: usize,
 }
 
 /// Sets the gauges.
 #[allow(clippy::cast_precision_loss)] // a gauge is a float
 pub fn state(state: State) {
     gauge!("dfs_metad_sessions_count").set(state.sessions as f64);
+    gauge!("dfs_metad_leases_count").set(state.leases as f64);
     gauge!("dfs_metad_missed_chunks_count").set(state.missed as f64);
     gauge!("dfs_metad_thin_slots_count").set(state.thin_slots as f64);
     gauge!("dfs_metad_copying_members_count").set(state.copying as f64);

@@ -14,6 +14,7 @@ use crate::background;
 use crate::config::{Config, LogFormat};
 use crate::engine::{self, EngineOptions};
 use crate::live::healing::Healing;
+use crate::live::leases::Leases;
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
 use crate::live::waits::Waits;
@@ -84,7 +85,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (engine, thread) = tokio::task::spawn_blocking(move || engine::open(&options)).await??;
     let (shutdown_tx, shutdown) = watch::channel(false);
     let sessions = Sessions::default();
-    for (id, row) in read::sessions(&*engine.snapshot())? {
+    let found = read::sessions(&*engine.snapshot())?;
+    let leases = Arc::new(Leases::new(found.iter().map(|(id, _)| *id)));
+    for (id, row) in found {
         sessions.add(id, row.client, Instant::now());
     }
     let nodes = Nodes::new(Instant::now(), config.node_down(), config.replace_after());
@@ -94,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         nodes,
         healing: Healing::default(),
         waits: Waits::default(),
+        leases,
         shutdown: shutdown.clone(),
     });
     let mut background = background::spawn(shared.clone(), &config);

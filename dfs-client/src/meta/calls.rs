@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, Ino, LaneId, Seq, SessionId};
@@ -17,12 +18,15 @@ use dfs_core::limits;
 use dfs_proto::v1;
 use tokio::sync::{Notify, oneshot};
 
+use super::leases;
 use crate::error::{FsError, FsResult};
 
 /// Calls that go into one request at most.
 const REQUEST_CALLS: usize = 256;
 /// Cancelled waits in one request at most.
 const CANCELS: usize = 512;
+/// Leases given back in one request at most.
+const RETURNED: usize = 2048;
 /// Estimated bytes after which a request is not filled further.
 const REQUEST_BYTES: usize = 1 << 20;
 
@@ -93,6 +97,8 @@ pub(super) struct Calls {
     queue: VecDeque<u64>,
     free: Vec<Lane>,
     not_held: Vec<u64>,
+    /// Directories whose leases are given back.
+    returned: Vec<u64>,
     /// Waits for locks that nobody waits for any more.
     cancelled: Vec<u64>,
     beat: bool,
@@ -117,6 +123,10 @@ pub(super) enum Submitted {
     NoLane,
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn fresh_lanes() -> Vec<Lane> {
     (0..limits::LANES).rev().map(|id| Lane { id: LaneId(id), answered: Seq(0) }).collect()
 }
@@ -138,6 +148,7 @@ impl Calls {
             queue: VecDeque::new(),
             free: fresh_lanes(),
             not_held: Vec::new(),
+            returned: Vec::new(),
             cancelled: Vec::new(),
             beat: false,
             epoch: Epoch(0),
@@ -312,6 +323,8 @@ impl Calls {
         self.connection += 1;
         self.hello = Some(hello);
         self.welcomed = false;
+        // Leases end with their stream.
+        self.returned.clear();
         self.wake();
         self.connection
     }
@@ -342,6 +355,8 @@ impl Calls {
         self.cancelled.clear();
         self.abandoning = false;
         self.welcomed = true;
+        // Its echo is what leases are trusted by.
+        self.beat = true;
         self.wake();
         freed
     }
@@ -388,6 +403,12 @@ impl Calls {
         self.wake();
     }
 
+    /// Gives leases back: their directories are not trusted any more.
+    pub(super) fn say_returned(&mut self, dirs: impl Iterator<Item = u64>) {
+        self.returned.extend(dirs);
+        self.wake();
+    }
+
     /// No call is taken from now on; the last request says so to metad.
     pub(super) fn end(&mut self) {
         if self.ending == Ending::No {
@@ -426,10 +447,14 @@ impl Calls {
             return Poll::Ready(Some(close));
         }
         if self.welcomed {
-            let calls = self.next_calls();
+            let rest = self.returned.split_off(self.returned.len().min(RETURNED));
+            let returned = std::mem::replace(&mut self.returned, rest);
+            // What is given back goes before whatever is asked later.
+            let calls = if self.returned.is_empty() { self.next_calls() } else { Vec::new() };
             let close = self.ending == Ending::Wanted && self.queue.is_empty();
-            if !calls.is_empty() || self.beat || close || !self.not_held.is_empty() || !self.cancelled.is_empty() {
-                self.beat = false;
+            let tells = !self.not_held.is_empty() || !self.cancelled.is_empty() || !returned.is_empty();
+            if !calls.is_empty() || self.beat || close || tells {
+                let beat = if std::mem::take(&mut self.beat) { micros(leases::now()) } else { 0 };
                 if close {
                     self.ending = Ending::Sent;
                 }
@@ -444,6 +469,8 @@ impl Calls {
                     epoch: self.epoch.0,
                     close,
                     cancel,
+                    beat,
+                    returned,
                 }));
             }
         }

@@ -68,6 +68,11 @@ pub(crate) struct State {
     pub(crate) requests: Vec<usize>,
     pub(crate) hellos: Vec<v1::Hello>,
     pub(crate) epochs: Vec<u64>,
+    pub(crate) beats: Vec<u64>,
+    pub(crate) returned: Vec<u64>,
+    /// Leases that were asked for, and the names that each is granted with.
+    pub(crate) leases: usize,
+    pub(crate) names: Option<Vec<Vec<u8>>>,
     pub(crate) not_held: Vec<u64>,
     pub(crate) closed: Vec<u64>,
     pub(crate) reports: Vec<v1::ReportRequest>,
@@ -207,6 +212,11 @@ impl State {
                 self.last_ino += count;
                 Some(Told::Inos(v1::InoRange { start, end: start + count }))
             }
+            Some(Ask::LeaseNames(_)) => {
+                self.leases += 1;
+                let names = self.names.clone();
+                Some(Told::Leased(v1::LeasedNames { granted: names.is_some(), names: names.unwrap_or_default() }))
+            }
             _ => None,
         };
         let told = match step {
@@ -276,6 +286,8 @@ impl v1::meta_server::Meta for Service {
                     let mut state = lock(&service.state);
                     state.epochs.push(message.epoch);
                     state.not_held.extend(message.not_held);
+                    state.beats.extend((message.beat != 0).then_some(message.beat));
+                    state.returned.extend(message.returned);
                     if !message.calls.is_empty() {
                         state.requests.push(message.calls.len());
                     }

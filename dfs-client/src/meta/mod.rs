@@ -13,6 +13,9 @@ pub(crate) mod fake;
 pub(crate) mod fuzz;
 mod inos;
 mod kin;
+#[cfg(test)]
+mod lease_tests;
+mod leases;
 mod outbox;
 mod report;
 mod session;
@@ -40,6 +43,7 @@ use tonic::transport::Channel;
 
 use self::calls::{Calls, Submitted};
 use self::inos::Inos;
+use self::leases::Leases;
 use crate::config::ClientConfig;
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
@@ -71,6 +75,7 @@ struct Shared {
     lanes: Semaphore,
     questions: Semaphore,
     inos: Mutex<Inos>,
+    leases: Leases,
     granted: Notify,
     map: watch::Sender<Arc<ClusterMap>>,
     loads: watch::Sender<Arc<Loads>>,
@@ -99,6 +104,7 @@ impl Shared {
             lanes: Semaphore::new(usize::from(limits::LANES)),
             questions: Semaphore::new(QUESTIONS),
             inos: Mutex::new(Inos::default()),
+            leases: Leases::default(),
             granted: Notify::new(),
             map: watch::Sender::new(Arc::default()),
             loads: watch::Sender::new(Arc::default()),
@@ -216,6 +222,8 @@ impl MetaClient {
         let shared = self.shared();
         let until = Instant::now() + shared.deadline;
         let touches = touch::touched(&groups, about);
+        // Outlives the commit: from its end on, or while it is in doubt, others look after it.
+        let _adding = self.adding(&groups);
         // Session, lane and number are filled in when there is a lane.
         let unplaced =
             Commit { session: SessionId(0), lane: Default::default(), seq: Default::default(), puts, groups };

@@ -96,6 +96,8 @@ async fn run(shared: Arc<Shared>, mut wire: Wire<Channel>, mut stream: Streaming
     loop {
         let begun = Instant::now();
         let stop = serve(&shared, &mut stream).await;
+        // Before metad is told of another stream.
+        shared.leases.lost();
         if lock(&shared.calls).is_ending() {
             break;
         }
@@ -319,6 +321,13 @@ pub(super) fn take(shared: &Shared, message: v1::SessionResponse, later: &mut Ve
         }
     }
     shared.new_loads(&message.loads);
+    if message.beat != 0 {
+        shared.leases.echoed(message.beat);
+    }
+    if !message.recall.is_empty() {
+        let dirs: Vec<Ino> = message.recall.into_iter().map(Ino).collect();
+        shared.give_up(&dirs);
+    }
     if !message.clean.is_empty()
         && let Some(clean) = shared.on_clean.get()
     {

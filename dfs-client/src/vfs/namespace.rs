@@ -49,6 +49,9 @@ fn subject(reply: &OpReply) -> FsResult<Attr> {
 impl Vfs {
     /// [`Vfs::lookup`] without waiting.
     pub fn try_lookup(&self, parent: Ino, name: &Name) -> Option<FsResult<Entry>> {
+        if self.meta.is_absent(parent, name) {
+            return Some(Err(Refusal::NotFound.into()));
+        }
         let now = Instant::now();
         if self.careful.is(parent, now) {
             return None;
@@ -92,6 +95,7 @@ impl Vfs {
             Err(e) => {
                 if e == FsError::Refused(Refusal::NotFound) {
                     self.dentries.forget(parent, name);
+                    self.meta.missed(parent);
                 }
                 Err(e)
             }

@@ -1,5 +1,6 @@
 //! Two mounts of one filesystem: what one has committed the other sees within a second, whatever it had cached.
 
+mod leases;
 mod orphans;
 mod races;
 mod visibility;

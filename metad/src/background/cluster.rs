@@ -93,6 +93,7 @@ pub(super) async fn count_missed(shared: &Shared) -> Result<(), StepError> {
         thin_slots: map.slots.values().filter(is_thin).count(),
         copying: map.slots.values().flat_map(|s| &s.members).filter(|m| !m.full).count(),
         troubled: shared.nodes.troubles(&map).len(),
+        leases: shared.leases.count(),
     });
     shared.nodes.set_missed(counts);
     Ok(())

@@ -25,6 +25,7 @@ pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), S
             // Its client may have closed it at the same time.
             Ok(_) | Err(StepError::Refused(Refusal::NoSession)) => {
                 shared.sessions.remove(session);
+                shared.leases.end(session);
                 shared.waits.freed_many();
             }
             Err(other) => return Err(other),

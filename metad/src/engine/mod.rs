@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
-use dfs_core::id::{ClusterId, LogIndex, StartId};
+use dfs_core::id::{ClusterId, Ino, LogIndex, StartId};
+use dfs_core::name::Name;
 use dfs_core::query::{Answer, Query};
 use dfs_core::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -180,6 +181,14 @@ impl Engine {
     /// A fault of the database.
     pub fn query(&self, query: &Query) -> Result<Result<Answer, Refusal>, Fault> {
         machine::query(&*self.snapshot(), query).map_err(Fault::new)
+    }
+
+    /// The names in a directory, in order; `None` if there are more than `most`.
+    ///
+    /// # Errors
+    /// As for [`Engine::query`].
+    pub fn names(&self, dir: Ino, most: usize) -> Result<Result<Option<Vec<Name>>, Refusal>, Fault> {
+        machine::names(&*self.snapshot(), dir, most).map_err(Fault::new)
     }
 
     /// A consistent view of the applied state.

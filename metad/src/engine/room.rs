@@ -3,7 +3,8 @@
 //! Their number is bounded too, but one may have 8 MiB. Who brings a command takes room for it first and gives it back
 //! when the command is done; where there is none it waits, which pushes back on its connection. A stream has its own
 //! share of the whole, so that one that sends much does not keep all others waiting. A share is taken before the
-//! whole, and what holds room of the whole waits for nobody but the writer: it cannot lock up.
+//! whole, and what holds room of the whole waits for nobody but the writer: it cannot lock up. A command that has to wait
+//! for something else leaves the whole meanwhile and keeps its stream's share.
 
 use std::sync::Arc;
 
@@ -30,7 +31,23 @@ pub struct Share {
 #[derive(Debug)]
 pub struct Taken {
     _own: Option<OwnedSemaphorePermit>,
-    _all: OwnedSemaphorePermit,
+    whole: Option<OwnedSemaphorePermit>,
+    all: Room,
+    bytes: usize,
+}
+
+impl Taken {
+    /// Gives room of the whole to others, until [`Taken::enter`].
+    pub fn leave(&mut self) {
+        self.whole = None;
+    }
+
+    /// Waits for room of the whole again.
+    pub async fn enter(&mut self) {
+        if self.whole.is_none() {
+            self.whole = Some(permit(&self.all.0, self.bytes).await);
+        }
+    }
 }
 
 impl Room {
@@ -46,7 +63,7 @@ impl Room {
 
     /// Waits for room for a command of so many bytes.
     pub async fn take(&self, bytes: usize) -> Taken {
-        Taken { _own: None, _all: permit(&self.0, bytes).await }
+        Taken { _own: None, whole: Some(permit(&self.0, bytes).await), all: self.clone(), bytes }
     }
 }
 
@@ -54,7 +71,7 @@ impl Share {
     /// Waits for room for a command of so many bytes. Does not wait where there is room.
     pub async fn take(&self, bytes: usize) -> Taken {
         let own = permit(&self.own, bytes).await;
-        Taken { _own: Some(own), _all: permit(&self.all.0, bytes).await }
+        Taken { _own: Some(own), ..self.all.take(bytes).await }
     }
 }
 
@@ -101,6 +118,22 @@ mod tests {
         held.pop();
         assert!(last.take(2 * META_MESSAGE_BYTES).now_or_never().is_some());
         assert_eq!(room.0.available_permits(), SHARE_KIB);
+    }
+
+    #[tokio::test]
+    async fn what_leaves_the_whole_keeps_its_share_and_comes_back_when_there_is_room() {
+        let room = Room::new();
+        let share = room.share();
+        let mut taken = share.take(usize::MAX).await;
+        taken.leave();
+        assert_eq!(room.0.available_permits(), ALL_KIB);
+        assert!(share.take(1).now_or_never().is_none(), "its share is used up");
+        let others: Vec<Share> = (0..ALL_KIB / SHARE_KIB).map(|_| room.share()).collect();
+        let mut held: Vec<_> = others.iter().map(|other| other.take(usize::MAX).now_or_never().unwrap()).collect();
+        assert!(taken.enter().now_or_never().is_none());
+        held.pop();
+        assert!(taken.enter().now_or_never().is_some() && taken.enter().now_or_never().is_some());
+        assert_eq!(room.0.available_permits(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -101,7 +101,7 @@ impl World<'_> {
             }
             Ok(session::Parsed::Command(command)) => drop(self.apply(command)),
             Ok(session::Parsed::Query(query)) => self.ask(query.into()),
-            Ok(session::Parsed::Wait(_)) | Err(_) => {}
+            Ok(session::Parsed::Wait(_) | session::Parsed::Lease(_)) | Err(_) => {}
         }
     }
 

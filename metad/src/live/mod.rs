@@ -3,6 +3,7 @@
 //! never counts against anybody.
 
 pub mod healing;
+pub mod leases;
 pub mod nodes;
 pub mod sessions;
 pub mod waits;

@@ -35,7 +35,7 @@ mod tests;
 
 pub use ops::member::CHANGES;
 pub use ops::slot::choose;
-pub use query::query;
+pub use query::{names, query};
 pub use touched::touched;
 
 /// The state machine. It knows the cluster map of the state that it was last applied to.

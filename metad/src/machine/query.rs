@@ -26,7 +26,29 @@ use crate::schema::{Fault, Record, corrupt, extent, get, keys, next_key, page};
 /// # Errors
 /// A fault: the store failed or contradicts itself.
 pub fn query(snap: &dyn Snapshot, query: &Query) -> Result<Result<Answer, Refusal>, Fault> {
-    match answer(snap, query) {
+    plain(answer(snap, query))
+}
+
+/// The names in a directory, in order; `None` if there are more than `most`.
+///
+/// # Errors
+/// As for [`query`].
+pub fn names(snap: &dyn Snapshot, dir: Ino, most: usize) -> Result<Result<Option<Vec<Name>>, Refusal>, Fault> {
+    let listed = || {
+        directory(snap, dir)?;
+        let prefix = keys::inode(dir);
+        let rows = page(snap, Table::Dentry, &prefix, &prefix, most + 1)?;
+        if rows.len() > most {
+            return Ok(None);
+        }
+        let name = |key: &[u8]| keys::parse_dentry(key).ok_or_else(|| corrupt(Table::Dentry, key, "not a key"));
+        Ok(Some(rows.iter().map(|(key, _)| Ok(name(key)?.1)).collect::<Result<_, Fault>>()?))
+    };
+    plain(listed())
+}
+
+fn plain<T>(answer: Res<T>) -> Result<Result<T, Refusal>, Fault> {
+    match answer {
         Ok(answer) => Ok(Ok(answer)),
         Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
         Err(Stop::Fault(fault)) => Err(fault),

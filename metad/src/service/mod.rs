@@ -20,6 +20,7 @@ use tonic::Status;
 
 use crate::engine::{Engine, Fault};
 use crate::live::healing::Healing;
+use crate::live::leases::Leases;
 use crate::live::nodes::Nodes;
 use crate::live::sessions::Sessions;
 use crate::live::waits::Waits;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub healing: Healing,
     /// Who waits for a lock.
     pub waits: Waits,
+    /// Who may rely on which directory's names.
+    pub leases: Arc<Leases>,
     /// Turns true when metad shuts down: streams end themselves.
     pub shutdown: watch::Receiver<bool>,
 }

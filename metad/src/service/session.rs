@@ -1,21 +1,29 @@
 //! One session's stream: calls in, results, map changes and questions out.
 
+mod incoming;
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, Ino, SessionId};
-use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS};
-use dfs_core::lock::{LockChange, LockKind};
-use dfs_core::op::{Commit, Op};
+use dfs_core::lease::LEASED_NAMES;
+use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, MESSAGE_PART_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS};
+use dfs_core::lock::LockChange;
+use dfs_core::name::Name;
+use dfs_core::op::Commit;
 use dfs_core::query::{Answer, Query};
 use dfs_proto::{Malformed, Message, PROTOCOL, v1};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
-use crate::engine::{Fault, Outcome, Share, Taken};
+use self::incoming::Incoming;
+use crate::engine::{Fault, Outcome, Share};
+use crate::live::leases::Tell;
 use crate::live::waits::Wanted;
 use crate::machine::command::{Command, Reply};
 use crate::metrics;
@@ -37,8 +45,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) type ResponseStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
-/// What goes out. Unbounded, but never longer than the calls in flight, those that wait for locks, the greeting and one
-/// pulse: a client that does not read gets no more of them.
+/// What goes out. Unbounded, but never longer than the calls in flight, those that wait for locks, a recall of each lease,
+/// the greeting and one pulse: a client that does not read gets no more of them.
 enum Out {
     Done { id: u64, outcome: Result<Result<Done, Refusal>, Fault>, _permit: Option<OwnedSemaphorePermit> },
     Pulse { message: Box<v1::SessionResponse>, _permit: Option<OwnedSemaphorePermit> },
@@ -49,6 +57,8 @@ enum Done {
     Reply(Reply),
     Answer(Answer),
     LockFree,
+    /// The names that are there, if they were lent.
+    Leased(Option<Vec<Name>>),
 }
 
 /// Reads the hello, opens or resumes the session, and serves it until the stream ends.
@@ -73,11 +83,21 @@ pub(super) async fn serve(
     let loads = shared.loads().into_iter().map(Into::into).collect();
     let greeting = v1::SessionResponse { welcome: Some(welcome), loads, ..Default::default() };
     drop(out.send(Out::Pulse { message: Box::new(greeting), _permit: None }));
+    shared.leases.attach(session, stream, tell(out.clone()));
     let gate = Arc::new(Semaphore::new(IN_FLIGHT as usize));
     let (share, pulses) = (shared.engine.room().share(), Arc::new(Semaphore::new(1)));
     let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, share, pulses };
     tokio::spawn(serving.run(first, requests));
     Ok(Box::pin(responses(results)))
+}
+
+/// Passes recalls on, in the order of everything else.
+fn tell(out: mpsc::UnboundedSender<Out>) -> Tell {
+    Box::new(move |dirs| {
+        let recall = dirs.into_iter().map(|dir| dir.0).collect();
+        let message = Box::new(v1::SessionResponse { recall, ..Default::default() });
+        drop(out.send(Out::Pulse { message, _permit: None }));
+    })
 }
 
 async fn open(shared: &Arc<Shared>, hello: &v1::Hello) -> Result<(SessionId, bool), Status> {
@@ -122,6 +142,8 @@ pub(crate) enum Parsed {
     Command(Command),
     Query(Query),
     Wait(Wanted),
+    /// A lease on the names of this directory.
+    Lease(Ino),
 }
 
 pub(crate) fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malformed> {
@@ -141,6 +163,7 @@ pub(crate) fn parse(session: SessionId, call: v1::Call) -> Result<Parsed, Malfor
             let kind = kind.ok_or(Malformed { what: "a wait for no lock" })?;
             Ok(Parsed::Wait(Wanted { session, owner, ino, range, kind }))
         }
+        Some(v1::call::Body::LeaseNames(dir)) => Ok(Parsed::Lease(Ino(dir))),
         None => Err(Malformed { what: "a call without a body" }),
     }
 }
@@ -206,8 +229,16 @@ impl Serving {
         if !self.shared.sessions.heard(self.session, self.stream, now()) {
             return Err(Some(not_served()));
         }
-        if request.calls.len() > CALLS || request.not_held.len() > NOT_HELD || request.cancel.len() > CALLS {
+        let told = [request.not_held.len(), request.returned.len()];
+        if request.calls.len() > CALLS || request.cancel.len() > CALLS || told.iter().any(|told| *told > NOT_HELD) {
             return Err(Some(Status::invalid_argument("too many calls in one message")));
+        }
+        if !request.returned.is_empty() {
+            let dirs = request.returned.into_iter().map(Ino);
+            self.shared.leases.returned(self.session, self.stream, dirs);
+        }
+        if request.beat != 0 {
+            self.shared.leases.beat(self.session, self.stream, request.beat);
         }
         self.epoch = self.epoch.max(Epoch(request.epoch));
         if !request.not_held.is_empty() {
@@ -236,6 +267,7 @@ impl Serving {
         match self.shared.engine.submit(Command::EndSession { session: self.session }).await {
             Ok(_) => {
                 self.shared.sessions.remove(self.session);
+                self.shared.leases.end(self.session);
                 self.shared.waits.freed_many();
                 tracing::info!(session = self.session.0, "session closed");
             }
@@ -250,7 +282,7 @@ impl Serving {
         match parse(self.session, call) {
             Ok(Parsed::Command(command)) => {
                 let room = self.share.take(bytes).await;
-                self.command(id, command, permit, room, alone).await
+                self.command(command, Incoming { id, permit, room }, alone).await
             }
             Ok(Parsed::Wait(wanted)) => {
                 // It may last for ever: others shall not have to wait for its end.
@@ -263,6 +295,10 @@ impl Serving {
                 self.query(id, query, permit).await;
                 Ok(())
             }
+            Ok(Parsed::Lease(dir)) => {
+                self.lease(id, dir, permit);
+                Ok(())
+            }
             Err(malformed) => {
                 // One bad call is refused by itself; the session goes on.
                 tracing::warn!(session = self.session.0, %malformed, "a malformed call was refused");
@@ -273,34 +309,38 @@ impl Serving {
         }
     }
 
-    async fn command(
-        &self,
-        id: u64,
-        command: Command,
-        permit: OwnedSemaphorePermit,
-        room: Taken,
-        alone: bool,
-    ) -> Result<(), Option<Status>> {
-        let out = self.out.clone();
-        let freed = frees(&command);
-        let wanted = wants(&command);
-        let shared = self.shared.clone();
-        let done = move |outcome: Outcome| {
-            drop(room);
-            if let Some(ino) = wanted
-                && was_locked(&outcome)
-            {
-                shared.waits.refused(ino);
-            }
-            let outcome = outcome.map(|r| r.map(Done::Reply));
-            // A client that went away asks again on its next stream.
-            drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
-            freed.into_iter().for_each(|ino| shared.waits.freed(ino));
+    async fn command(&self, command: Command, incoming: Incoming, alone: bool) -> Result<(), Option<Status>> {
+        let change = match &command {
+            Command::Commit(commit) => self.shared.leases.change(commit),
+            _ => None,
         };
-        let (engine, done) = (&self.shared.engine, Box::new(done));
-        let sent =
-            if alone { engine.submit_alone(command, done).await } else { engine.submit_with(command, done).await };
-        sent.map_err(|e| Some(fault(e)))
+        if change.as_ref().is_some_and(|change| change.may_go().is_err()) {
+            // By itself: what this stream brings next may be what others wait for.
+            let (shared, by, out) = (self.shared.clone(), (self.session, self.stream), self.out.clone());
+            tokio::spawn(async move {
+                if let Some(incoming) = incoming.after_recalls(&shared, change.as_ref(), by, &out).await
+                    && let Err(error) = incoming.submit(&shared, command, change, out.clone(), false).await
+                {
+                    drop(out.send(Out::End(fault(error))));
+                }
+            });
+            return Ok(());
+        }
+        let submitted = incoming.submit(&self.shared, command, change, self.out.clone(), alone).await;
+        submitted.map_err(|e| Some(fault(e)))
+    }
+
+    /// Lends the names of a directory, unless that cannot be now. What is not granted the client gives back.
+    fn lease(&self, id: u64, dir: Ino, permit: OwnedSemaphorePermit) {
+        let (shared, out) = (self.shared.clone(), self.out.clone());
+        // In the order of what the stream brings: a lease that was given back before must not be taken for this one.
+        let lent = shared.leases.lend(self.session, self.stream, dir);
+        tokio::task::spawn_blocking(move || {
+            // Not before it is lent: what others add from then on is recalled first.
+            let listed = if lent { shared.engine.names(dir, LEASED_NAMES) } else { Ok(Ok(None)) };
+            let outcome = listed.map(|r| r.map(Done::Leased));
+            drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
+        });
     }
 
     async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
@@ -370,6 +410,7 @@ impl Serving {
             loads: self.shared.loads().into_iter().map(Into::into).collect(),
             held: questions.into_iter().map(|i| i.0).collect(),
             clean: cuts.into_iter().map(|(ino, cut)| v1::Cut { ino: ino.0, cut }).collect(),
+            beat: self.shared.leases.echo(self.session, self.stream).unwrap_or_default(),
             ..Default::default()
         });
         drop(self.out.send(Out::Pulse { message, _permit: Some(permit) }));
@@ -391,33 +432,9 @@ async fn message(
 impl Drop for Serving {
     fn drop(&mut self) {
         self.shared.waits.end_stream(self.stream);
+        self.shared.leases.left(self.session, self.stream);
         self.shared.sessions.left(self.session, self.stream, now());
     }
-}
-
-/// Files of which a command may give up locks.
-fn frees(command: &Command) -> Vec<Ino> {
-    let Command::Commit(commit) = command else { return Vec::new() };
-    let change = |op: &Op| match op {
-        Op::Lock(change) if change.kind != Some(LockKind::Write) => Some(change.ino),
-        _ => None,
-    };
-    commit.groups.iter().flat_map(|g| &g.ops).filter_map(change).collect()
-}
-
-/// The file of which a command wants a lock.
-fn wants(command: &Command) -> Option<Ino> {
-    let Command::Commit(commit) = command else { return None };
-    commit.groups.iter().flat_map(|g| &g.ops).find_map(|op| match op {
-        Op::Lock(change) if change.kind.is_some() => Some(change.ino),
-        _ => None,
-    })
-}
-
-/// Whether another owner's lock was in the way.
-fn was_locked(outcome: &Outcome) -> bool {
-    let Ok(Ok(Reply::Commit(reply))) = outcome else { return false };
-    reply.groups.iter().any(|group| matches!(group, Err(Refusal::Locked)))
 }
 
 fn not_served() -> Status {
@@ -451,6 +468,14 @@ fn responses(
     })
 }
 
+/// Short names are more parts to who reads them than their bytes may have.
+fn parts_weight(result: &v1::CallResult) -> usize {
+    match &result.body {
+        Some(v1::call_result::Body::Leased(leased)) => leased.names.len() * MESSAGE_PART_BYTES,
+        _ => 0,
+    }
+}
+
 /// Results in as few messages as their sizes allow.
 fn merge(results: Vec<v1::CallResult>) -> impl Iterator<Item = v1::SessionResponse> {
     let mut results = results.into_iter();
@@ -460,7 +485,7 @@ fn merge(results: Vec<v1::CallResult>) -> impl Iterator<Item = v1::SessionRespon
         while bytes < MERGE_BYTES
             && let Some(result) = results.next()
         {
-            bytes += result.encoded_len();
+            bytes += result.encoded_len() + parts_weight(&result);
             message.results.push(result);
         }
         (!message.results.is_empty()).then_some(message)
@@ -473,104 +498,14 @@ fn result(id: u64, outcome: Result<Result<Done, Refusal>, Fault>) -> v1::CallRes
         Ok(Ok(Done::Reply(Reply::Commit(reply)))) => Body::Commit(reply.into()),
         Ok(Ok(Done::Reply(Reply::Inos { start, end }))) => Body::Inos(v1::InoRange { start: start.0, end: end.0 }),
         Ok(Ok(Done::LockFree)) => Body::LockFree(v1::LockFree {}),
+        Ok(Ok(Done::Leased(names))) => Body::Leased(v1::LeasedNames {
+            granted: names.is_some(),
+            names: names.into_iter().flatten().map(|name| name.as_bytes().to_vec()).collect(),
+        }),
         Ok(Ok(Done::Reply(other))) => Body::Fault(format!("unexpected reply {other:?}")),
         Ok(Ok(Done::Answer(answer))) => Body::Answer(answer.into()),
         Ok(Err(refusal)) => Body::Refusal(refusal.into()),
         Err(fault) => Body::Fault(fault.to_string()),
     };
     v1::CallResult { id, body: Some(body) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::service::testing::shared;
-
-    #[tokio::test]
-    async fn a_client_that_goes_away_while_it_opens_leaves_a_session_that_is_known() {
-        let tmp = tempfile::tempdir().unwrap();
-        let shared = shared(tmp.path());
-        let hello = v1::Hello { protocol: PROTOCOL, client: "hasty".into(), ..Default::default() };
-        let mut opening = Box::pin(open(&shared, &hello));
-        assert!(futures::poll!(&mut opening).is_pending());
-        drop(opening);
-        let known = async {
-            while shared.sessions.view(now()).is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), known).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
-        let tmp = tempfile::tempdir().unwrap();
-        let shared = shared(tmp.path());
-        let session = SessionId(7);
-        shared.sessions.add(session, "slow".into(), now());
-        let stream = shared.sessions.attach(session, now()).unwrap();
-        let (out, mut results) = mpsc::unbounded_channel();
-        let (gate, pulses) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
-        let share = shared.engine.room().share();
-        let mut serving =
-            Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
-        for _ in 0..3 {
-            assert!(serving.pulse());
-        }
-        assert_eq!(results.len(), 1);
-        drop(results.recv().await);
-        assert!(serving.pulse());
-        assert_eq!(results.len(), 1);
-        shared.sessions.ask(session, Ino(5));
-        let later = shared.sessions.attach(session, now()).unwrap();
-        assert!(later != stream && !serving.pulse());
-        assert_eq!(shared.sessions.take_questions(session), [Ino(5)]);
-    }
-
-    #[tokio::test]
-    async fn calls_wait_for_room_and_give_it_back() {
-        let tmp = tempfile::tempdir().unwrap();
-        let shared = shared(tmp.path());
-        let Ok((session, _)) = open_new(shared.clone(), "large".into()).await else { panic!() };
-        let stream = shared.sessions.attach(session, now()).unwrap();
-        let (out, mut results) = mpsc::unbounded_channel();
-        let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
-        let share = shared.engine.room().share();
-        let serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
-        let call = |id| v1::Call { id, body: Some(v1::call::Body::GrantInos(1)) };
-        // Whoever else has all there is.
-        let others: Vec<Share> = (0..64).map(|_| shared.engine.room().share()).collect();
-        let mut held = Vec::new();
-        for other in &others {
-            held.extend(other.take(usize::MAX).now_or_never());
-        }
-        let mut waits = Box::pin(serving.call(call(1), false));
-        assert!(futures::poll!(&mut waits).is_pending());
-        assert!(results.try_recv().is_err());
-        held.clear();
-        assert!(waits.await.is_ok());
-        assert!(results.recv().await.is_some());
-        for id in 2..100 {
-            assert!(serving.call(call(id), id % 2 == 0).await.is_ok());
-            assert!(matches!(results.recv().await, Some(Out::Done { outcome: Ok(Ok(_)), .. })));
-        }
-        // What is done holds nothing: all of it can be had again.
-        drop((serving, results));
-        for other in &others {
-            held.extend(other.take(usize::MAX).now_or_never());
-        }
-        assert!(shared.engine.room().take(1).now_or_never().is_none());
-    }
-
-    #[test]
-    fn large_results_do_not_travel_in_one_message() {
-        let large = |id| v1::CallResult { id, body: Some(v1::call_result::Body::Fault("x".repeat(700_000))) };
-        let small = |id| v1::CallResult { id, body: Some(v1::call_result::Body::Fault("x".into())) };
-        let results: Vec<_> = (0..64).map(|id| if id < 32 { large(id) } else { small(id) }).collect();
-        let messages: Vec<_> = merge(results.clone()).collect();
-        assert!(messages.iter().all(|m| m.encoded_len() < META_MESSAGE_BYTES / 2));
-        assert!(messages.len() < 20, "{}", messages.len());
-        assert_eq!(messages.into_iter().flat_map(|m| m.results).collect::<Vec<_>>(), results);
-        assert_eq!(merge(Vec::new()).count(), 0);
-    }
 }

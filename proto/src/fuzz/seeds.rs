@@ -187,9 +187,11 @@ fn session() -> Vec<Vec<u8>> {
     use v1::call::Body;
     use v1::call_result::Body as Result;
     let hello = v1::Hello { protocol: 1, session: 0, client: "host".into(), cluster: vec![9; 16] };
-    let bodies = [Body::Commit(commit()), Body::GrantInos(100), Body::WaitLock(lock())];
+    let bodies = [Body::Commit(commit()), Body::GrantInos(100), Body::WaitLock(lock()), Body::LeaseNames(5)];
     let calls = bodies.into_iter().enumerate().map(|(id, body)| v1::Call { id: id as u64, body: Some(body) });
-    let results = [Result::Commit(reply()), Result::Inos(v1::InoRange { start: 2, end: 9 }), Result::Fault("x".into())];
+    let leased = v1::LeasedNames { granted: true, names: vec![b"a".to_vec(), b"b".to_vec()] };
+    let inos = v1::InoRange { start: 2, end: 9 };
+    let results = [Result::Commit(reply()), Result::Inos(inos), Result::Fault("x".into()), Result::Leased(leased)];
     let results = results.into_iter().map(|body| v1::CallResult { id: 3, body: Some(body) });
     let load = v1::StoreLoad { store: vec![1; 16], free: 1 << 30, total: 1 << 40, missed: 2 };
     vec![
@@ -200,6 +202,8 @@ fn session() -> Vec<Vec<u8>> {
             epoch: 3,
             close: false,
             cancel: vec![1],
+            beat: 1_000_000,
+            returned: vec![5],
         }),
         seed(&v1::SessionResponse {
             welcome: Some(v1::Welcome { session: 4, resumed: false, map: Some(map()) }),
@@ -208,6 +212,8 @@ fn session() -> Vec<Vec<u8>> {
             loads: vec![load],
             held: vec![5],
             clean: vec![v1::Cut { ino: 5, cut: 1 }],
+            recall: vec![5],
+            beat: 1_000_000,
         }),
     ]
 }
