@@ -66,46 +66,70 @@ pub enum Piece {
 }
 
 /// The extents of a file, none overlapping another, ordered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ExtentMap {
-    /// Keyed by END offset, as metad keys them: one forward look finds the first that overlaps.
+    /// The only one, as long as there was never a second: most files have one, and a tree takes ten times its room.
+    only: Option<Extent>,
+    /// Otherwise all, keyed by END offset, as metad keys them: one forward look finds the first that overlaps.
     by_end: BTreeMap<u64, Extent>,
 }
+
+impl PartialEq for ExtentMap {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for ExtentMap {}
 
 impl ExtentMap {
     /// All extents in order.
     pub fn iter(&self) -> impl Iterator<Item = &Extent> {
-        self.by_end.values()
+        self.only.iter().chain(self.by_end.values())
+    }
+
+    fn put(&mut self, extent: Extent) {
+        if self.is_empty() {
+            self.only = Some(extent);
+        } else {
+            self.by_end.extend(self.only.take().map(|only| (only.range.end, only)));
+            self.by_end.insert(extent.range.end, extent);
+        }
+    }
+
+    fn take(&mut self, end: u64) {
+        if self.by_end.remove(&end).is_none() {
+            self.only.take_if(|only| only.range.end == end);
+        }
     }
 
     /// Number of extents.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_end.len()
+        self.by_end.len() + usize::from(self.only.is_some())
     }
 
     /// Whether it is one big hole.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_end.is_empty()
+        self.only.is_none() && self.by_end.is_empty()
     }
 
     /// The extents that overlap `range`, whole.
     pub fn overlapping(&self, range: ByteRange) -> impl Iterator<Item = &Extent> {
-        self.by_end
-            .range((std::ops::Bound::Excluded(range.start), std::ops::Bound::Unbounded))
-            .map(|(_, e)| e)
-            .take_while(move |e| e.range.start < range.end)
+        let many = self.by_end.range((std::ops::Bound::Excluded(range.start), std::ops::Bound::Unbounded));
+        let only = self.only.iter().filter(move |e| e.range.end > range.start);
+        only.chain(many.map(|(_, e)| e)).take_while(move |e| e.range.start < range.end)
     }
 
     /// Makes `range` a hole.
     pub fn punch(&mut self, range: ByteRange) {
         let hit: Vec<Extent> = self.overlapping(range).copied().collect();
         for e in hit {
-            self.by_end.remove(&e.range.end);
+            self.take(e.range.end);
             let (left, right) = e.without(range);
             for rest in [left, right].into_iter().flatten() {
-                self.by_end.insert(rest.range.end, rest);
+                self.put(rest);
             }
         }
     }
@@ -113,7 +137,7 @@ impl ExtentMap {
     /// Puts `extent` over whatever was there.
     pub fn insert(&mut self, extent: Extent) {
         self.punch(extent.range);
-        self.by_end.insert(extent.range.end, extent);
+        self.put(extent);
     }
 
     /// Drops everything from `size` on.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +29,9 @@ use crate::lock::lock;
 const INODES: usize = 32_768;
 const SHARDS: usize = 64;
 
+/// Of whatever was never written to.
+static CLEAN: LazyLock<Buffer> = LazyLock::new(Buffer::default);
+
 /// One inode.
 #[derive(Debug)]
 pub(crate) struct Inode {
@@ -37,7 +40,7 @@ pub(crate) struct Inode {
     /// One truncation (or other change that needs a quiet file) at a time.
     pub(crate) quiet: tokio::sync::Mutex<()>,
     /// One change of locks at a time, in the order in which they were asked for.
-    pub(crate) locking: Arc<tokio::sync::Mutex<()>>,
+    locking: OnceLock<Arc<tokio::sync::Mutex<()>>>,
     /// A seal left the buffer.
     pub(crate) saved: Notify,
     /// When it was last taken from the table, by the table's clock.
@@ -64,8 +67,9 @@ pub(crate) struct Neighbours {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) known: Known,
-    /// Changed through [`Inode::change_buffer`] alone.
-    buffer: Buffer,
+    /// Changed through [`Inode::change_buffer`] alone. None for what was never written: of all inodes that a client
+    /// knows, most.
+    buffer: Option<Box<Buffer>>,
     pub(crate) feeds: HashMap<SealNo, Feed>,
     /// Handles.
     pub(crate) opens: u32,
@@ -85,25 +89,25 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn buffer(&self) -> &Buffer {
-        &self.buffer
+        self.buffer.as_deref().unwrap_or(&CLEAN)
     }
 
     /// Committed attributes with what this client has done since laid over them, but for `stored`, which takes a
     /// look at all that is unsaved: [`State::shown`] has it.
     pub(crate) fn visible(&self, mut attr: Attr) -> Attr {
-        if let Some(end) = self.buffer.end() {
+        if let Some(end) = self.buffer().end() {
             attr.size = attr.size.max(end);
         }
-        if let Some(mtime) = self.buffer.mtime() {
+        if let Some(mtime) = self.buffer().mtime() {
             attr.mtime = mtime;
         }
-        if let Some(written) = self.buffer.written() {
+        if let Some(written) = self.buffer().written() {
             attr.ctime = attr.ctime.max(written);
         }
-        if self.buffer.kills_priv() {
+        if self.buffer().kills_priv() {
             attr.mode = without_privileges(attr.mode);
         }
-        if let Some(atime) = self.buffer.later().atime {
+        if let Some(atime) = self.buffer().later().atime {
             attr.atime = atime;
         }
         if let Some(atime) = self.atime {
@@ -160,7 +164,7 @@ impl Inode {
             ino,
             state: Mutex::default(),
             quiet: tokio::sync::Mutex::new(()),
-            locking: Arc::default(),
+            locking: OnceLock::new(),
             saved: Notify::new(),
             touched: AtomicU64::new(0),
         }
@@ -170,22 +174,28 @@ impl Inode {
         lock(&self.state)
     }
 
+    /// See the field; most inodes are never locked.
+    pub(crate) fn locking(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.locking.get_or_init(Arc::default))
+    }
+
     /// Changes the buffer and accounts for what that costs.
     pub(crate) fn change_buffer<T>(state: &mut State, budget: &Budget, change: impl FnOnce(&mut Buffer) -> T) -> T {
-        let before = state.buffer.weight();
-        let out = change(&mut state.buffer);
-        budget.change(before, state.buffer.weight());
+        let buffer = state.buffer.get_or_insert_default();
+        let before = buffer.weight();
+        let out = change(buffer);
+        budget.change(before, buffer.weight());
         out
     }
 
     /// Waits until the seal `no` and all before it are saved or given up.
     pub(crate) async fn wait_saved(&self, no: SealNo) {
-        self.wait(|state| state.buffer.first_seal().is_none_or(|first| first > no)).await;
+        self.wait(|state| state.buffer().first_seal().is_none_or(|first| first > no)).await;
     }
 
     /// Waits until it is the turn of seal `no` to be committed, or it is gone.
     pub(crate) async fn wait_turn(&self, no: SealNo) {
-        self.wait(|state| state.buffer.first_seal().is_none_or(|first| first >= no)).await;
+        self.wait(|state| state.buffer().first_seal().is_none_or(|first| first >= no)).await;
     }
 
     async fn wait(&self, done: impl Fn(&State) -> bool) {
@@ -203,7 +213,7 @@ impl Inode {
     /// Whether anything would be lost or wrong without it.
     fn is_needed(&self) -> bool {
         let state = self.state();
-        state.opens > 0 || !state.buffer.is_clean() || state.atime.is_some()
+        state.opens > 0 || !state.buffer().is_clean() || state.atime.is_some()
     }
 }
 

@@ -86,7 +86,7 @@ impl Locks {
 
 /// Takes the place in the queue at once, even if nobody waits for the turn yet.
 fn turn(inode: &Inode) -> Turn {
-    let mut turn = Box::pin(inode.locking.clone().lock_owned());
+    let mut turn = Box::pin(inode.locking().lock_owned());
     match (&mut turn).now_or_never() {
         Some(guard) => Box::pin(std::future::ready(guard)),
         None => turn,

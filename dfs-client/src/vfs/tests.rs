@@ -121,7 +121,7 @@ async fn an_acl_does_not_overtake_a_write_that_takes_setgid_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_not_asked_about_before_those_of_closed_files_are_given_up() {
     let (meta, vfs) = setup(Duration::from_secs(5)).await;
-    let giving_up = vfs.inodes.get(FILE).locking.clone().lock_owned().await;
+    let giving_up = vfs.inodes.get(FILE).locking().lock_owned().await;
     meta.state().answers.extend([Answer::Lock(None)].map(Into::into));
     let range = dfs_core::range::ByteRange { start: 0, end: 1 };
     let ask = || vfs.getlk(FILE, dfs_core::id::LockOwner(1), range, dfs_core::lock::LockKind::Read);

@@ -1,7 +1,7 @@
 //! copy_file_range and `dfs clone`: bytes, holes, times, limits, and that no data moves.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -213,5 +213,40 @@ fn a_clone_of_a_tree_is_like_its_original() -> Result<()> {
     ensure!(left.len() == 3, "{left:?}");
     scene.remount()?;
     sh(&scene.mount.path, "diff -r --no-dereference a/d b/d")?;
+    scene.finish()
+}
+
+#[test]
+fn a_copy_into_a_synchronous_file_is_durable_when_it_returns() -> Result<()> {
+    const LENS: [usize; 3] = [3_000, 300_000, 3 << 20];
+    let mut scene = Scene::new()?;
+    for whole_mount in [false, true] {
+        if whole_mount {
+            scene.mount.unmount()?;
+            scene.mount = scene.cluster.mount_with("mnt", &["-o", "sync"])?;
+        }
+        let mut held = Vec::new();
+        for (n, len) in LENS.into_iter().enumerate() {
+            // Not saved yet, where it may be.
+            fs::write(scene.path(format!("from{n}")), bytes(n as u64, len))?;
+            let flags = [libc::O_SYNC, libc::O_DSYNC][n % 2];
+            let from = File::open(scene.path(format!("from{n}")))?;
+            let flags = if whole_mount { 0 } else { flags };
+            let to = scene.path(format!("to{n}"));
+            let to = OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(to)?;
+            let mut done = 0;
+            while done < len {
+                done += usize::try_from(copy_range((&from, done as u64), (&to, done as u64), len - done)?)?;
+            }
+            held.push(to);
+        }
+        scene.crash()?;
+        drop(held);
+        for (n, len) in LENS.into_iter().enumerate() {
+            let copy = scene.path(format!("to{n}"));
+            ensure!(fs::read(&copy)? == bytes(n as u64, len), "{n}, sync mount: {whole_mount}");
+            fs::remove_file(copy)?;
+        }
+    }
     scene.finish()
 }

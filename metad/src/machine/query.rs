@@ -133,7 +133,7 @@ fn node_with(snap: &dyn Snapshot, ino: Ino, row: &InodeRow, only: Option<Vec<u8>
     Ok(NodeInfo { attr: row.attr(ino), extents })
 }
 
-/// The inodes of a directory whose numbers lie so near each other, on the average, are read in one go: files that were made
+/// Rows of inodes whose numbers lie so near each other, on the average, are read in one go: of files that were made
 /// one after the other. To step over a row costs about a quarter of looking for one.
 const DENSE: u64 = 4;
 
@@ -164,12 +164,14 @@ fn read_dir(snap: &dyn Snapshot, ino: Ino, after: Option<&Name>, limit: u32, plu
     }
     if plus {
         let rows = inodes(snap, &entries)?;
-        let with_one = |(entry, row): (&DirEntry, &InodeRow)| only_extent(entry.ino, row);
-        let wanted: Vec<_> =
-            entries.iter().zip(&rows).filter_map(with_one).map(|k| (Table::Extent, k.to_vec())).collect();
-        let mut only = snap.multi_get(&wanted)?.into_iter();
-        for (entry, row) in entries.iter_mut().zip(&rows) {
-            let only = only_extent(entry.ino, row).and_then(|_| only.next()).flatten();
+        let with_one = |(at, (entry, row)): (usize, (&DirEntry, &InodeRow))| Some((only_extent(entry.ino, row)?, at));
+        let wanted = entries.iter().zip(&rows).enumerate().filter_map(with_one).collect();
+        let mut only = vec![None; entries.len()];
+        near(snap, Table::Extent, wanted, &mut |at, _, value| {
+            only[at] = Some(value.to_vec());
+            Ok(())
+        })?;
+        for ((entry, row), only) in entries.iter_mut().zip(&rows).zip(only) {
             entry.node = Some(node_with(snap, entry.ino, row, only)?);
         }
     }
@@ -179,36 +181,54 @@ fn read_dir(snap: &dyn Snapshot, ino: Ino, after: Option<&Name>, limit: u32, plu
 /// The inodes of these entries, in their order.
 fn inodes(snap: &dyn Snapshot, entries: &[DirEntry]) -> Result<Vec<InodeRow>, Fault> {
     let missing = |ino: Ino| corrupt(Table::Inode, &keys::inode(ino), "it has a name but does not exist");
-    let mut wanted: Vec<(Ino, usize)> = entries.iter().enumerate().map(|(at, e)| (e.ino, at)).collect();
-    wanted.sort_unstable();
-    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
+    let wanted = entries.iter().enumerate().map(|(at, e)| (keys::inode(e.ino), at)).collect();
     let mut rows: Vec<Option<InodeRow>> = vec![None; entries.len()];
-    if (last.0 - first.0) / DENSE < wanted.len() as u64 {
-        let (from, until) = (keys::inode(*first), next_key(&keys::inode(*last)));
-        let (mut left, mut fault) = (&wanted[..], None);
-        snap.visit(Table::Inode, &from, Some(&until), &mut |key, value| {
+    near(snap, Table::Inode, wanted, &mut |at, key, value| {
+        rows[at] = Some(InodeRow::from_value(key, value)?);
+        Ok(())
+    })?;
+    entries.iter().zip(rows).map(|(entry, row)| row.ok_or_else(|| missing(entry.ino))).collect()
+}
+
+/// Gets the number, the key and the value of a row.
+type Take<'a> = dyn FnMut(usize, &[u8], &[u8]) -> Result<(), Fault> + 'a;
+
+/// Takes the rows of these keys, which begin with inode numbers; each key has a number to tell it by.
+fn near<K: AsRef<[u8]> + Ord>(
+    snap: &dyn Snapshot,
+    table: Table,
+    mut wanted: Vec<(K, usize)>,
+    take: &mut Take<'_>,
+) -> Result<(), Fault> {
+    wanted.sort_unstable();
+    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(()) };
+    let ino = |key: &K| key.as_ref().first_chunk().map_or(0, |ino| u64::from_be_bytes(*ino));
+    let mut left = &wanted[..];
+    if (ino(last) - ino(first)) / DENSE < wanted.len() as u64 {
+        // Of an inode there may be many rows: what is left when there were too many is looked for.
+        let (mut steps, mut fault) = (DENSE * wanted.len() as u64, None);
+        snap.visit(table, first.as_ref(), Some(&next_key(last.as_ref())), &mut |key, value| {
             // An inode can have several names in one directory.
-            while let Some(((ino, at), rest)) = left.split_first()
-                && keys::inode(*ino)[..] <= *key
+            while let Some(((wanted, at), rest)) = left.split_first()
+                && wanted.as_ref() <= key
+                && fault.is_none()
             {
                 left = rest;
-                if keys::inode(*ino)[..] == *key {
-                    match InodeRow::from_value(key, value) {
-                        Ok(row) => rows[*at] = Some(row),
-                        Err(f) => fault = Some(f),
-                    }
+                if wanted.as_ref() == key {
+                    fault = take(*at, key, value).err();
                 }
             }
-            if left.is_empty() || fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            steps -= 1;
+            let ends = left.is_empty() || steps == 0 || fault.is_some();
+            if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         fault.map_or(Ok(()), Err)?;
-    } else {
-        let keys: Vec<_> = wanted.iter().map(|(ino, _)| (Table::Inode, keys::inode(*ino).to_vec())).collect();
-        for (((_, at), (_, key)), value) in wanted.iter().zip(&keys).zip(snap.multi_get(&keys)?) {
-            rows[*at] = value.map(|value| InodeRow::from_value(key, &value)).transpose()?;
-        }
     }
-    entries.iter().zip(rows).map(|(entry, row)| row.ok_or_else(|| missing(entry.ino))).collect()
+    let keys: Vec<_> = left.iter().map(|(key, _)| (table, key.as_ref().to_vec())).collect();
+    for (((_, at), (_, key)), value) in left.iter().zip(&keys).zip(snap.multi_get(&keys)?) {
+        value.map_or(Ok(()), |value| take(*at, key, &value))?;
+    }
+    Ok(())
 }
 
 fn extents(snap: &dyn Snapshot, ino: Ino, from: u64, limit: u32) -> Res<Answer> {
