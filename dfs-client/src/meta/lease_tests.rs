@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use dfs_core::name::Name;
 use dfs_core::op::Group;
@@ -114,4 +115,29 @@ async fn a_change_that_was_given_up_keeps_its_directory_from_being_leased() {
     client.missed(DIR);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(meta.state().leases, 0);
+}
+
+#[tokio::test]
+async fn what_a_session_is_lent_while_it_is_given_up_is_not_trusted_in_the_next() {
+    let (meta, client) = leased().await;
+    meta.script([Step::Refuse(Refusal::LaneOrder)]);
+    let (spoilt, late, sure) = (client.clone(), Ino(5), Ino(6));
+    let lost = tokio::spawn(async move { spoilt.commit(Vec::new(), Vec::new()).await });
+    meta.until(|state| state.seen.len() == 1).await;
+    // A young stream is not replaced at once.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    client.missed(late);
+    client.missed(late);
+    meta.until(|state| state.leases == 2).await;
+    assert!(lost.await.unwrap().is_err());
+    assert_eq!((client.session().0, meta.state().closed.clone()), (2, vec![1]));
+    client.missed(sure);
+    client.missed(sure);
+    meta.until(|state| state.leases == 3).await;
+    until(|| {
+        echo(&meta);
+        client.is_absent(sure, &name("absent"))
+    })
+    .await;
+    assert!(!client.is_absent(late, &name("absent")));
 }

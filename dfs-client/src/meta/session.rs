@@ -96,7 +96,6 @@ async fn run(shared: Arc<Shared>, mut wire: Wire<Channel>, mut stream: Streaming
     loop {
         let begun = Instant::now();
         let stop = serve(&shared, &mut stream).await;
-        // Before metad is told of another stream.
         shared.leases.lost();
         if lock(&shared.calls).is_ending() {
             break;
@@ -115,6 +114,8 @@ async fn run(shared: Arc<Shared>, mut wire: Wire<Channel>, mut stream: Streaming
             }
             Stop::Closed => break,
         }
+        // The stream before may have brought one while it was given up.
+        shared.leases.lost();
         match again(&shared, &mut wire, resume).await {
             Some(next) => stream = next,
             None => break,

@@ -6,8 +6,12 @@ use std::time::Duration;
 use super::{LEASE, LEASES, SLACK};
 use crate::id::{Ino, SessionId};
 
-/// For how long a session is lent nothing that did not give back what it was told to.
+/// For how long a session is lent nothing that did not give back what it was told to, and nobody a directory that had
+/// too many names.
 const REFUSED: Duration = Duration::from_secs(60);
+
+/// Directories with too many names that are remembered.
+const LARGE: usize = 4096;
 
 /// A session that a stream serves.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct Lent {
     /// it comes back, which it does with empty hands.
     unsettled: BTreeSet<SessionId>,
     settled: Duration,
+    /// Directories that had too many names, and until when they are not lent.
+    large: BTreeMap<Ino, Duration>,
 }
 
 impl Lent {
@@ -59,37 +65,47 @@ impl Lent {
     #[must_use]
     pub fn new(found: impl IntoIterator<Item = SessionId>, now: Duration) -> Self {
         let unsettled = found.into_iter().collect();
-        Self { sessions: BTreeMap::new(), dirs: BTreeMap::new(), unsettled, settled: now + LEASE + SLACK }
+        Self {
+            sessions: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            unsettled,
+            settled: now + LEASE + SLACK,
+            large: BTreeMap::new(),
+        }
     }
 
-    /// A stream begins to serve a session, which has given up what it had before it said hello. False, and nothing is
-    /// done, if a later stream (by its number) serves it already.
-    pub fn attach(&mut self, session: SessionId, stream: u64, now: Duration) -> bool {
+    /// A stream begins to serve a session, which has given up what it had before it said hello. `None`, and nothing is
+    /// done, if a later stream (by its number) serves it already; else as [`Lent::end`].
+    pub fn attach(&mut self, session: SessionId, stream: u64, now: Duration) -> Option<bool> {
         if self.sessions.get(&session).is_some_and(|holder| holder.stream > stream) {
-            return false;
+            return None;
         }
-        self.end(session);
+        let frees = self.end(session);
         let (dirs, recalled) = (BTreeSet::new(), BTreeMap::new());
         let holder = Holder { stream, heard: now, beat: None, dirs, recalled, refused_until: now };
         self.sessions.insert(session, holder);
-        true
+        Some(frees)
     }
 
-    /// A session has ended, or holds nothing any more.
-    pub fn end(&mut self, session: SessionId) {
-        self.unsettled.remove(&session);
-        if let Some(holder) = self.sessions.remove(&session) {
-            holder.dirs.into_iter().for_each(|dir| self.drop_holder(dir, session));
+    /// A session has ended, or holds nothing any more. Whether a change that waits may be made now.
+    pub fn end(&mut self, session: SessionId) -> bool {
+        // A change does not wait for its own session.
+        let mut frees = self.unsettled.remove(&session) && self.unsettled.len() <= 1;
+        for dir in self.sessions.remove(&session).into_iter().flat_map(|holder| holder.dirs) {
+            frees |= self.drop_holder(dir, session);
         }
+        frees
     }
 
-    fn drop_holder(&mut self, dir: Ino, session: SessionId) {
-        if let Some(at) = self.dirs.get_mut(&dir) {
-            at.holders.remove(&session);
-            if at.holders.is_empty() && at.changes.is_empty() {
-                self.dirs.remove(&dir);
-            }
+    /// Whether a change waits there.
+    fn drop_holder(&mut self, dir: Ino, session: SessionId) -> bool {
+        let Some(at) = self.dirs.get_mut(&dir) else { return false };
+        at.holders.remove(&session);
+        let waits = !at.changes.is_empty();
+        if at.holders.is_empty() && !waits {
+            self.dirs.remove(&dir);
         }
+        waits
     }
 
     /// The holder, if it is this stream that serves it.
@@ -121,6 +137,9 @@ impl Lent {
         if now < holder.refused_until || holder.dirs.len() >= LEASES && !holder.dirs.contains(&dir) {
             return false;
         }
+        if self.large.get(&dir).is_some_and(|until| now < *until) {
+            return false;
+        }
         let changed = |at: &Dir| at.changes.iter().any(|by| *by != session);
         if self.dirs.get(&dir).is_some_and(changed) {
             return false;
@@ -132,13 +151,20 @@ impl Lent {
         true
     }
 
-    /// Given back.
-    pub fn returned(&mut self, session: SessionId, stream: u64, dir: Ino) {
-        if let Some(holder) = self.served(session, stream) {
-            holder.dirs.remove(&dir);
-            holder.recalled.remove(&dir);
-            self.drop_holder(dir, session);
+    /// Given back. Whether a change that waits may be made now.
+    pub fn returned(&mut self, session: SessionId, stream: u64, dir: Ino) -> bool {
+        let Some(holder) = self.served(session, stream) else { return false };
+        holder.dirs.remove(&dir);
+        holder.recalled.remove(&dir);
+        self.drop_holder(dir, session)
+    }
+
+    /// What was lent turned out to have too many names.
+    pub fn too_large(&mut self, dir: Ino, now: Duration) {
+        if self.large.len() >= LARGE {
+            self.large.clear();
         }
+        self.large.insert(dir, now + REFUSED);
     }
 
     /// A session is about to add names in these directories: from now on nobody else is lent them. To be followed by

@@ -151,15 +151,18 @@ impl World {
             Up::Hello => {
                 self.streams += 1;
                 self.clients[n].stream = self.streams;
-                assert!(self.lent.attach(session(n), self.streams, now));
-                assert!(self.streams == 1 || !self.lent.attach(session(n), self.streams - 1, now), "it is late");
+                assert!(self.lent.attach(session(n), self.streams, now).is_some());
+                assert!(self.lent.attach(session(n), self.streams - 1, now).is_none(), "it is late");
             }
             Up::Beat(at) => self.lent.beat(session(n), stream, at.as_millis() as u64, now),
             Up::Ask(dir, asked) => {
                 let lent = self.lent.lend(session(n), stream, dir, now);
                 self.listing.push_back((n, stream, dir, asked, lent));
             }
-            Up::Returned(dir) => self.lent.returned(session(n), stream, dir),
+            Up::Returned(dir) => {
+                let frees = self.lent.returned(session(n), stream, dir);
+                assert_eq!(frees, self.waiting.iter().any(|(_, _, at, _)| *at == dir) && stream != 0);
+            }
             Up::Add(id, dir, name) => {
                 for (by, dir) in self.lent.change(session(n), &[dir], now) {
                     self.send(by.0 as usize - 1, Down::Recall(dir));

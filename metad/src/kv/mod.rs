@@ -74,6 +74,20 @@ pub trait Snapshot: Send + Sync {
     /// When the store fails.
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError>;
 
+    /// As [`Snapshot::visit`], but where more than `gone` entries that were deleted lie between two it may end there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn visit_near(
+        &self,
+        table: Table,
+        (from, until): (&[u8], &[u8]),
+        _gone: u64,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), KvError> {
+        self.visit(table, from, Some(until), visitor)
+    }
+
     /// As [`Snapshot::visit`], from the last entry to the first.
     ///
     /// # Errors

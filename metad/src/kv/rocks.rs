@@ -17,7 +17,7 @@ use dfs_disk::Disk;
 use dfs_disk::real::RealDisk;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
 use super::{APPLIED_KEY, Batch, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
@@ -133,7 +133,11 @@ impl Inner {
             }
             entries.next();
         }
-        entries.status().map_err(error)
+        match entries.status() {
+            // Only when the options say how much may be stepped over.
+            Err(e) if e.kind() == ErrorKind::Incomplete => Ok(()),
+            status => status.map_err(error),
+        }
     }
 
     fn visit_back(
@@ -281,6 +285,18 @@ impl Snapshot for RocksSnapshot {
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
         self.store.visit(table, from, until, self.options(), visitor)
+    }
+
+    fn visit_near(
+        &self,
+        table: Table,
+        (from, until): (&[u8], &[u8]),
+        gone: u64,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), KvError> {
+        let mut options = self.options();
+        options.set_max_skippable_internal_keys(gone);
+        self.store.visit(table, from, Some(until), options, visitor)
     }
 
     fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {

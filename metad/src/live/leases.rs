@@ -57,11 +57,11 @@ impl Leases {
     pub fn attach(&self, session: SessionId, stream: u64, tell: Tell) {
         let now = self.now();
         let mut state = self.lock();
-        if state.lent.attach(session, stream, now) {
+        let frees = state.lent.attach(session, stream, now);
+        if frees.is_some() {
             state.tells.insert(session, (stream, tell));
         }
-        drop(state);
-        self.freed.notify_waiters();
+        self.freed(state, frees == Some(true));
     }
 
     /// A stream has ended. What the session was lent runs out by itself, unless it comes back.
@@ -75,10 +75,17 @@ impl Leases {
     /// The session has ended.
     pub fn end(&self, session: SessionId) {
         let mut state = self.lock();
-        state.lent.end(session);
+        let frees = state.lent.end(session);
         state.tells.remove(&session);
+        self.freed(state, frees);
+    }
+
+    /// Has those who wait look again, if it may have become their turn.
+    fn freed(&self, state: MutexGuard<'_, State>, frees: bool) {
         drop(state);
-        self.freed.notify_waiters();
+        if frees {
+            self.freed.notify_waiters();
+        }
     }
 
     /// A beat came.
@@ -100,12 +107,20 @@ impl Leases {
         self.lock().lent.lend(session, stream, dir, now)
     }
 
+    /// What was lent turned out to have too many names. It is still to be given back.
+    pub fn too_large(&self, dir: Ino) {
+        let now = self.now();
+        self.lock().lent.too_large(dir, now);
+    }
+
     /// Given back.
     pub fn returned(&self, session: SessionId, stream: u64, dirs: impl IntoIterator<Item = Ino>) {
         let mut state = self.lock();
-        dirs.into_iter().for_each(|dir| state.lent.returned(session, stream, dir));
-        drop(state);
-        self.freed.notify_waiters();
+        let mut frees = false;
+        for dir in dirs {
+            frees |= state.lent.returned(session, stream, dir);
+        }
+        self.freed(state, frees);
     }
 
     /// Directories that are lent, counted once for each session.

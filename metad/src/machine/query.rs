@@ -205,9 +205,10 @@ fn near<K: AsRef<[u8]> + Ord>(
     let ino = |key: &K| key.as_ref().first_chunk().map_or(0, |ino| u64::from_be_bytes(*ino));
     let mut left = &wanted[..];
     if (ino(last) - ino(first)) / DENSE < wanted.len() as u64 {
-        // Of an inode there may be many rows: what is left when there were too many is looked for.
-        let (mut steps, mut fault) = (DENSE * wanted.len() as u64, None);
-        snap.visit(table, first.as_ref(), Some(&next_key(last.as_ref())), &mut |key, value| {
+        // Of an inode there may be many rows, and may have been more: what is left when there were too many is looked for.
+        let most = DENSE * wanted.len() as u64;
+        let (mut steps, mut fault) = (most, None);
+        snap.visit_near(table, (first.as_ref(), &next_key(last.as_ref())), most, &mut |key, value| {
             // An inode can have several names in one directory.
             while let Some(((wanted, at), rest)) = left.split_first()
                 && wanted.as_ref() <= key

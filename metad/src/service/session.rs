@@ -18,7 +18,7 @@ use dfs_core::op::Commit;
 use dfs_core::query::{Answer, Query};
 use dfs_proto::{Malformed, Message, PROTOCOL, v1};
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use self::incoming::Incoming;
@@ -86,7 +86,8 @@ pub(super) async fn serve(
     shared.leases.attach(session, stream, tell(out.clone()));
     let gate = Arc::new(Semaphore::new(IN_FLIGHT as usize));
     let (share, pulses) = (shared.engine.room().share(), Arc::new(Semaphore::new(1)));
-    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, share, pulses };
+    let serves = watch::channel(()).0;
+    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, share, pulses, serves };
     tokio::spawn(serving.run(first, requests));
     Ok(Box::pin(responses(results)))
 }
@@ -179,6 +180,8 @@ struct Serving {
     share: Share,
     /// Whether a pulse still waits to be read.
     pulses: Arc<Semaphore>,
+    /// Its end is that of the stream, for what waits in a task of its own.
+    serves: watch::Sender<()>,
 }
 
 impl Serving {
@@ -316,9 +319,11 @@ impl Serving {
         };
         if change.as_ref().is_some_and(|change| change.may_go().is_err()) {
             // By itself: what this stream brings next may be what others wait for.
-            let (shared, by, out) = (self.shared.clone(), (self.session, self.stream), self.out.clone());
+            let (shared, by, out) = (self.shared.clone(), (self.session, self.stream), self.out.downgrade());
+            let ended = self.serves.subscribe();
             tokio::spawn(async move {
-                if let Some(incoming) = incoming.after_recalls(&shared, change.as_ref(), by, &out).await
+                let incoming = incoming.after_recalls(&shared, change.as_ref(), by, ended).await;
+                if let (Some(incoming), Some(out)) = (incoming, out.upgrade())
                     && let Err(error) = incoming.submit(&shared, command, change, out.clone(), false).await
                 {
                     drop(out.send(Out::End(fault(error))));
@@ -338,6 +343,9 @@ impl Serving {
         tokio::task::spawn_blocking(move || {
             // Not before it is lent: what others add from then on is recalled first.
             let listed = if lent { shared.engine.names(dir, LEASED_NAMES) } else { Ok(Ok(None)) };
+            if lent && matches!(listed, Ok(Ok(None))) {
+                shared.leases.too_large(dir);
+            }
             let outcome = listed.map(|r| r.map(Done::Leased));
             drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
         });

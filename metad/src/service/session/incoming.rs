@@ -1,12 +1,13 @@
 //! A command on its way to the engine: past the leases of others, and with what its outcome tells those who wait for locks.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::lock::LockKind;
 use dfs_core::op::Op;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{Done, Out};
 use crate::engine::{Fault, Outcome, Taken};
@@ -29,7 +30,7 @@ impl Incoming {
         shared: &Shared,
         change: Option<&Change>,
         (session, stream): (SessionId, u64),
-        out: &mpsc::UnboundedSender<Out>,
+        mut ended: watch::Receiver<()>,
     ) -> Option<Self> {
         if let Some(change) = change {
             self.room.leave();
@@ -37,7 +38,8 @@ impl Incoming {
             tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|s| *s) => return None,
-                () = out.closed() => return None,
+                // Nothing is ever sent: it is the end of the sender that is waited for.
+                _ = ended.changed() => return None,
                 () = change.wait() => {}
             }
             self.room.enter().await;
@@ -57,12 +59,12 @@ impl Incoming {
         let freed = frees(&command);
         let wanted = wants(&command);
         let live = shared.clone();
+        // Without an outcome it may be in the log: as long as this metad runs, nobody is lent what it may alter.
+        let change = ManuallyDrop::new(change);
         let done = Box::new(move |outcome: Outcome| {
             drop(room);
-            match outcome {
-                // It may be in the log: as long as this metad runs, nobody is lent what it may alter.
-                Err(_) => std::mem::forget(change),
-                Ok(_) => drop(change),
+            if outcome.is_ok() {
+                drop(ManuallyDrop::into_inner(change));
             }
             if let Some(ino) = wanted
                 && was_locked(&outcome)

@@ -29,7 +29,17 @@ async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
     let (out, mut results) = mpsc::unbounded_channel();
     let (gate, pulses) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
     let share = shared.engine.room().share();
-    let mut serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
+    let mut serving = Serving {
+        shared: shared.clone(),
+        session,
+        stream,
+        epoch: Epoch(0),
+        out,
+        gate,
+        share,
+        pulses,
+        serves: watch::channel(()).0,
+    };
     for _ in 0..3 {
         assert!(serving.pulse());
     }
@@ -52,7 +62,17 @@ async fn calls_wait_for_room_and_give_it_back() {
     let (out, mut results) = mpsc::unbounded_channel();
     let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
     let share = shared.engine.room().share();
-    let serving = Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses };
+    let serving = Serving {
+        shared: shared.clone(),
+        session,
+        stream,
+        epoch: Epoch(0),
+        out,
+        gate,
+        share,
+        pulses,
+        serves: watch::channel(()).0,
+    };
     let call = |id| v1::Call { id, body: Some(v1::call::Body::GrantInos(1)) };
     // Whoever else has all there is.
     let others: Vec<Share> = (0..64).map(|_| shared.engine.room().share()).collect();
@@ -107,7 +127,20 @@ async fn serving(shared: &Arc<Shared>) -> (Serving, mpsc::UnboundedReceiver<Out>
     shared.leases.attach(session, stream, tell(out.clone()));
     let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
     let share = shared.engine.room().share();
-    (Serving { shared: shared.clone(), session, stream, epoch: Epoch(0), out, gate, share, pulses }, results)
+    (
+        Serving {
+            shared: shared.clone(),
+            session,
+            stream,
+            epoch: Epoch(0),
+            out,
+            gate,
+            share,
+            pulses,
+            serves: watch::channel(()).0,
+        },
+        results,
+    )
 }
 
 async fn ask(serving: &mut Serving, request: v1::SessionRequest) {
@@ -220,6 +253,7 @@ async fn what_waits_for_a_lease_is_not_done_when_its_stream_has_ended() {
     create(&mut gone, &mut others, 0, "name").await;
     assert!(matches!(next(&mut held).await, Out::Pulse { message, .. } if message.recall == [Ino::ROOT.0]));
     drop(others);
+    gone.take(v1::SessionRequest { close: true, ..Default::default() }, true).await.unwrap_err();
     let (mut replaced, mut others) = serving(&shared).await;
     create(&mut replaced, &mut others, 0, "name").await;
     // Another stream serves the session: the command comes again there.
@@ -235,6 +269,34 @@ async fn what_waits_for_a_lease_is_not_done_when_its_stream_has_ended() {
     assert!(matches!(shared.engine.names(Ino::ROOT, 10), Ok(Ok(Some(names))) if names.is_empty()));
     call(&mut holder, 8, v1::call::Body::LeaseNames(Ino::ROOT.0)).await;
     assert_eq!(leased(&mut held).await, Some(0), "nobody changes it any more");
+}
+
+#[tokio::test]
+async fn answers_end_with_the_stream_though_a_command_waits() {
+    let tmp = tempfile::tempdir().unwrap();
+    let shared = shared(tmp.path());
+    let (mut holder, mut held) = serving(&shared).await;
+    call(&mut holder, 7, v1::call::Body::LeaseNames(Ino::ROOT.0)).await;
+    assert_eq!(leased(&mut held).await, Some(0));
+    let (mut other, mut others) = serving(&shared).await;
+    create(&mut other, &mut others, 0, "name").await;
+    let began = tokio::time::Instant::now();
+    drop(other);
+    // The recall's way to who is gone ends with its next stream.
+    shared.leases.end(SessionId(u64::MAX));
+    let ended = tokio::time::timeout(Duration::from_secs(20), others.recv()).await.unwrap();
+    assert!(ended.is_none() && began.elapsed() < dfs_core::lease::LEASE);
+}
+
+#[tokio::test]
+async fn a_directory_that_was_too_large_is_not_lent_again_at_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let shared = shared(tmp.path());
+    let (serving, _results) = serving(&shared).await;
+    let (session, stream) = (serving.session, serving.stream);
+    assert!(shared.leases.lend(session, stream, Ino::ROOT));
+    shared.leases.too_large(Ino::ROOT);
+    assert!(!shared.leases.lend(session, stream, Ino::ROOT) && shared.leases.lend(session, stream, Ino(9)));
 }
 
 #[tokio::test]
