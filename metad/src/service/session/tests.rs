@@ -23,23 +23,8 @@ async fn a_client_that_goes_away_while_it_opens_leaves_a_session_that_is_known()
 async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
     let tmp = tempfile::tempdir().unwrap();
     let shared = shared(tmp.path());
-    let session = SessionId(7);
-    shared.sessions.add(session, "slow".into(), now());
-    let stream = shared.sessions.attach(session, now()).unwrap();
-    let (out, mut results) = mpsc::unbounded_channel();
-    let (gate, pulses) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
-    let share = shared.engine.room().share();
-    let mut serving = Serving {
-        shared: shared.clone(),
-        session,
-        stream,
-        epoch: Epoch(0),
-        out,
-        gate,
-        share,
-        pulses,
-        serves: watch::channel(()).0,
-    };
+    let (mut serving, mut results) = serving(&shared).await;
+    let session = serving.session;
     for _ in 0..3 {
         assert!(serving.pulse());
     }
@@ -49,7 +34,7 @@ async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
     assert_eq!(results.len(), 1);
     shared.sessions.ask(session, Ino(5));
     let later = shared.sessions.attach(session, now()).unwrap();
-    assert!(later != stream && !serving.pulse());
+    assert!(later != serving.stream && !serving.pulse());
     assert_eq!(shared.sessions.take_questions(session), [Ino(5)]);
 }
 
@@ -57,22 +42,7 @@ async fn who_does_not_read_gets_one_pulse_and_who_was_replaced_none() {
 async fn calls_wait_for_room_and_give_it_back() {
     let tmp = tempfile::tempdir().unwrap();
     let shared = shared(tmp.path());
-    let Ok((session, _)) = open_new(shared.clone(), "large".into()).await else { panic!() };
-    let stream = shared.sessions.attach(session, now()).unwrap();
-    let (out, mut results) = mpsc::unbounded_channel();
-    let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
-    let share = shared.engine.room().share();
-    let serving = Serving {
-        shared: shared.clone(),
-        session,
-        stream,
-        epoch: Epoch(0),
-        out,
-        gate,
-        share,
-        pulses,
-        serves: watch::channel(()).0,
-    };
+    let (serving, mut results) = serving(&shared).await;
     let call = |id| v1::Call { id, body: Some(v1::call::Body::GrantInos(1)) };
     // Whoever else has all there is.
     let others: Vec<Share> = (0..64).map(|_| shared.engine.room().share()).collect();
@@ -282,8 +252,6 @@ async fn answers_end_with_the_stream_though_a_command_waits() {
     create(&mut other, &mut others, 0, "name").await;
     let began = tokio::time::Instant::now();
     drop(other);
-    // The recall's way to who is gone ends with its next stream.
-    shared.leases.end(SessionId(u64::MAX));
     let ended = tokio::time::timeout(Duration::from_secs(20), others.recv()).await.unwrap();
     assert!(ended.is_none() && began.elapsed() < dfs_core::lease::LEASE);
 }
