@@ -136,8 +136,8 @@ pub enum Op {
         /// Each takes effect where the file still is as `old` says; `old.range == new.range`.
         pieces: Vec<(Extent, Extent)>,
     },
-    /// Puts bytes of one file into another, or elsewhere into the same: the extents are copied, no data is.
-    Clone(CloneRange),
+    /// As [`Op::Clone`], in shorter steps. In logs of older versions; not made any more.
+    ShortClone(CloneRange),
     /// Makes a range a hole, a file longer, or both: fallocate(2).
     Space(Space),
     /// Takes, changes or gives up a POSIX lock. `Locked` if another owner's is in the way, `NoLocks` over a limit.
@@ -169,6 +169,8 @@ pub enum Op {
         /// The file's `data` when it was looked at.
         data: u64,
     },
+    /// Puts bytes of one file into another, or elsewhere into the same: the extents are copied, no data is.
+    Clone(CloneRange),
 }
 
 /// A new inode.

@@ -245,7 +245,11 @@ fn is_small(command: &Command) -> bool {
     let ops = || commit.groups.iter().flat_map(|g| &g.ops);
     // These may change as many extents as a group may have.
     let is_long = |op: &Op| match op {
-        Op::Clone(_) | Op::Move { .. } | Op::Space(_) | Op::SetAttr { set: SetAttr { size: Some(_), .. }, .. } => true,
+        Op::Clone(_)
+        | Op::ShortClone(_)
+        | Op::Move { .. }
+        | Op::Space(_)
+        | Op::SetAttr { set: SetAttr { size: Some(_), .. }, .. } => true,
         Op::Write(w) => !w.holes.is_empty() || w.extents.iter().any(|e| e.range.len() > ALONE_OVERWRITES),
         _ => false,
     };

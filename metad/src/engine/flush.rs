@@ -50,7 +50,7 @@ impl Unflushed {
         }
     }
 
-    /// Counts rows that were changed.
+    /// Counts rows that were changed, long ones several times.
     pub(super) fn add_rows(&mut self, rows: usize) {
         self.work += rows as u64;
     }

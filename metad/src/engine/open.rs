@@ -134,7 +134,7 @@ fn replay(log: &Log, kv: &RocksKv, machine: &mut Machine, applied: LogIndex) -> 
             applied = index;
             count += 1;
         }
-        unflushed.add_rows(overlay.len());
+        unflushed.add_rows(overlay.weight());
         kv.write(overlay.into_batch(), applied)?;
     }
     if count > 0 {

@@ -166,7 +166,7 @@ impl Writer {
             answers.push((outcome, done));
             last = index;
         }
-        self.flusher.unflushed.add_rows(overlay.len());
+        self.flusher.unflushed.add_rows(overlay.weight());
         self.kv.write(overlay.into_batch(), last)?;
         self.shared.applied.store(last.0, Ordering::Release);
         // Not before its tombstones can be read: stores are told that all orders up to it are in their list.

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use dfs_core::cluster::NodeState;
+use dfs_core::extent::Extent;
 use dfs_core::id::{ClusterId, Epoch, Ino, LogIndex, NodeId, OrderNo, Seq, SessionId, SlotId, StartCounter, StoreId};
 use dfs_core::lock::{HeldLock, LockKind};
 use dfs_core::name::Name;
@@ -16,7 +17,7 @@ use super::state;
 use crate::engine::{entry, home};
 use crate::schema::chunk::{ByIdRow, ChunkRow, MissedRow, TombstoneRow};
 use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
-use crate::schema::extent::{self, CleanRow, ExtentRow};
+use crate::schema::extent::{self, CleanRow, ExtentRow, RunPiece, RunRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::lock::LockRow;
 use crate::schema::meta::{ClusterRow, CountRow, FormatRow, OrdersRow, StartRow};
@@ -43,9 +44,13 @@ fn lane(data: &[u8]) {
 
 fn extent_row(data: &[u8]) {
     let (key, value) = data.split_at(data.len().min(16));
-    if let Ok((ino, extent)) = extent::parse(key, value) {
-        assert!(extent.is_valid());
-        assert_eq!(keys::extent(ino, extent.range.end), key);
+    if let Ok((ino, run)) = extent::parse(key, value) {
+        assert!(run.iter().all(Extent::is_valid));
+        assert!(run.windows(2).all(|two| two[0].range.end <= two[1].range.start));
+        let rows: Vec<_> = extent::rows(&run).map(|(end, value)| (keys::extent(ino, end).to_vec(), value)).collect();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].0, key);
+        assert_eq!(extent::parse(&rows[0].0, &rows[0].1), Ok((ino, run)));
     }
 }
 
@@ -82,7 +87,7 @@ fn mark(data: &[u8]) {
 }
 
 /// In the order of the first byte.
-const KINDS: [fn(&[u8]); 25] = [
+const KINDS: [fn(&[u8]); 26] = [
     payload,
     any_key,
     extent_row,
@@ -108,6 +113,7 @@ const KINDS: [fn(&[u8]); 25] = [
     record::<CountRow>,
     mark,
     record::<OrdersRow>,
+    record::<RunRow>,
 ];
 
 fn rows(data: &[u8]) {
@@ -124,6 +130,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let name = Name::new(b"name").expect("a name");
     let held = HeldLock { range: ByteRange { start: 1, end: 9 }, kind: LockKind::Write, pid: 3 };
     let extent = ExtentRow { start: 100, slot, len: 300, offset: 4, id };
+    let piece = |gap| RunPiece { gap, bytes: 50, slot, len: 100, offset: 4, id };
+    let run = RunRow { start: 100, pieces: vec![piece(0), piece(0), piece(30)] };
     let attrs = vec![state::inode_row().attr(ino)];
     let done = OpReply { attrs, data_before: 1, reached: 2 };
     let reply = CommitReply {
@@ -138,6 +146,8 @@ fn seeds() -> Vec<Vec<u8>> {
         of(1, &keys::lock(ino, session, dfs_core::id::LockOwner(9))),
         of(1, &keys::missed(store, slot, id)),
         of(2, &[&keys::extent(ino, 200)[..], &extent.to_value()].concat()),
+        of(2, &[&keys::extent(ino, 280)[..], &run.to_value()].concat()),
+        of(25, &run.to_value()),
         of(3, &LaneRow { seq: Seq(3), reply }.to_value()),
         of(4, &state::inode_row().to_value()),
         of(5, &DentryRow { ino, kind: dfs_core::attr::FileKind::Fifo }.to_value()),

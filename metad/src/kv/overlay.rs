@@ -14,6 +14,9 @@ use super::{Batch, KvError, Snapshot, Table, Visitor};
 /// The changes of one table: a value that is set, or a key that is gone.
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// Bytes of a value that cost as much as one row more: eight extents of a run.
+const LONG_VALUE: usize = 400;
+
 /// Changes over a [`Snapshot`].
 pub struct Overlay<'a> {
     base: &'a dyn Snapshot,
@@ -79,6 +82,13 @@ impl<'a> Overlay<'a> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.tables.iter().map(BTreeMap::len).sum()
+    }
+
+    /// About what the changes have cost, in rows: a long value counts as several.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let row = |value: &Option<Vec<u8>>| 1 + value.as_ref().map_or(0, |value| value.len() / LONG_VALUE);
+        self.tables.iter().flat_map(BTreeMap::values).map(row).sum()
     }
 
     /// Whether nothing was changed.

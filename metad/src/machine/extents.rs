@@ -1,9 +1,7 @@
-//! Extent rows of one file: finding, punching, putting, truncating.
+//! Changing the extents of one file: punching, putting, truncating.
 //!
 //! Each step keeps the inode's `stored` and `extents` and the book of chunk
 //! references exact, and takes what it touches from the group's budget.
-
-use std::ops::ControlFlow;
 
 use dfs_core::cleaning::MANY;
 use dfs_core::extent::Extent;
@@ -11,99 +9,114 @@ use dfs_core::id::Ino;
 use dfs_core::limits::CHUNK_BYTES;
 use dfs_core::range::ByteRange;
 
-use crate::kv::{Snapshot, Table};
+use crate::kv::Table;
+use crate::machine::runs::{Cut, Runs, ending_at, overlapping, overlaps};
 use crate::machine::txn::{Res, Txn};
-use crate::schema::extent::{self, ExtentRow};
 use crate::schema::inode::InodeRow;
-use crate::schema::{Fault, keys};
-
-/// The first `limit` extents of a file of `size` bytes that overlap `range`, whole. What was deleted behind the file's
-/// end, where no extent reaches, is not stepped over: after a long truncation that is much.
-pub(super) fn overlapping(
-    snap: &dyn Snapshot,
-    ino: Ino,
-    size: u64,
-    range: ByteRange,
-    limit: usize,
-) -> Result<Vec<Extent>, Fault> {
-    let mut found = Vec::new();
-    let mut fault = None;
-    let from = keys::extent(ino, range.start.saturating_add(1));
-    let until = keys::extent(ino, size.saturating_add(1));
-    snap.scan_until(Table::Extent, &from, Some(&until), limit, &mut |key, value| {
-        match extent::parse(key, value) {
-            Ok((_, e)) if e.range.start < range.end => found.push(e),
-            Ok(_) => return ControlFlow::Break(()),
-            Err(f) => {
-                fault = Some(f);
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    fault.map_or(Ok(found), Err)
-}
-
-/// The last `limit` extents of a file of `size` bytes that end after `start`, whole; the last first.
-pub(super) fn last(snap: &dyn Snapshot, ino: Ino, size: u64, start: u64, limit: usize) -> Result<Vec<Extent>, Fault> {
-    let mut found = Vec::new();
-    let mut fault = None;
-    let from = keys::extent(ino, start.saturating_add(1));
-    let until = keys::extent(ino, size.saturating_add(1));
-    if limit == 0 {
-        return Ok(found);
-    }
-    snap.visit_back(Table::Extent, &from, &until, &mut |key, value| {
-        match extent::parse(key, value) {
-            Ok((_, e)) => found.push(e),
-            Err(f) => fault = Some(f),
-        }
-        if fault.is_some() || found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    fault.map_or(Ok(found), Err)
-}
+use crate::schema::{corrupt, extent, keys};
 
 impl Txn<'_, '_> {
-    /// Puts an extent where nothing is.
-    pub(super) fn put_extent(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) {
-        self.put(keys::extent(ino, e.range.end), &ExtentRow::from(e));
-        self.book.add(e);
-        row.extents += 1;
-        row.stored += e.range.len();
+    /// Makes holes of these rows, which reach into them, and puts `with` there, all in order. What is left and what comes
+    /// shares rows: a file that is overwritten here and there is one of runs. Returns what lost bytes, as it was.
+    fn replace(
+        &mut self,
+        ino: Ino,
+        row: &mut InodeRow,
+        holes: &[ByteRange],
+        with: &[Extent],
+        runs: &Runs,
+    ) -> Res<Vec<Extent>> {
+        let Cut { hit, rests, mut now } = runs.without(holes);
+        if hit.is_empty() && with.is_empty() {
+            return Ok(hit);
+        }
+        self.spend(hit.len())?;
+        let wrong = || corrupt(Table::Inode, &keys::inode(ino), "it counts fewer extents than it has");
+        for e in &hit {
+            self.book.remove(e);
+            row.extents = row.extents.checked_sub(1).ok_or_else(wrong)?;
+            row.stored = row.stored.checked_sub(e.range.len()).ok_or_else(wrong)?;
+        }
+        for e in rests.iter().chain(with) {
+            self.book.add(e);
+            row.extents += 1;
+            row.stored += e.range.len();
+        }
+        for end in runs.ends() {
+            self.kv.delete(Table::Extent, keys::extent(ino, end));
+        }
+        now.extend_from_slice(with);
+        // Of two lists in order; to put them together is what this sort does well.
+        now.sort_by_key(|e| e.range.start);
+        for (end, value) in extent::rows(&now) {
+            self.kv.put(Table::Extent, keys::extent(ino, end), value);
+        }
+        Ok(hit)
     }
 
-    /// Takes an extent row away.
-    pub(super) fn drop_extent(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) -> Res<()> {
-        self.kv.delete(Table::Extent, keys::extent(ino, e.range.end));
-        self.book.remove(e);
-        let wrong = || crate::schema::corrupt(Table::Inode, &keys::inode(ino), "it counts fewer extents than it has");
-        row.extents = row.extents.checked_sub(1).ok_or_else(wrong)?;
-        row.stored = row.stored.checked_sub(e.range.len()).ok_or_else(wrong)?;
-        Ok(())
+    /// The rows that reach into `range`, as far as the group may touch them and one extent more.
+    fn rows_in(&self, ino: Ino, row: &InodeRow, range: ByteRange) -> Res<Runs> {
+        // No extent reaches beyond the size: an append finds nothing without looking.
+        if row.extents == 0 || range.start >= row.size {
+            return Ok(Runs::default());
+        }
+        Ok(Runs::first(self.snap(), ino, row.size, range, self.budget() + 1)?)
     }
 
     /// Makes `range` a hole. `TooManyExtents` when that is more than the group may touch.
     pub(super) fn punch(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange) -> Res<()> {
-        // No extent reaches beyond the size: an append finds nothing without looking.
-        if row.extents == 0 || range.start >= row.size {
-            return Ok(());
-        }
-        let hit = overlapping(self.snap(), ino, row.size, range, self.budget() + 1)?;
-        self.punch_those(ino, row, range, &hit)
+        self.put_over(ino, row, range, &[])
     }
 
-    /// The same, with all extents that overlap `range`.
-    fn punch_those(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange, hit: &[Extent]) -> Res<()> {
-        self.spend(hit.len())?;
-        for e in hit {
-            self.drop_extent(ino, row, e)?;
-            self.book.lost(ino, e);
-            let (left, right) = e.without(range);
-            for rest in [left, right].into_iter().flatten() {
-                self.put_extent(ino, row, &rest);
-            }
+    /// Puts extents, which are in order and inside `range`, in the place of whatever was in `range`. Only what goes is
+    /// taken from the budget.
+    pub(super) fn put_over(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange, with: &[Extent]) -> Res<()> {
+        let runs = self.rows_in(ino, row, range)?;
+        for e in self.replace(ino, row, &[range], with, &runs)? {
+            self.book.lost(ino, &e);
         }
         Ok(())
+    }
+
+    /// Puts extents, which are in order, over whatever was there; the file reaches to the last at least.
+    pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, extents: &[Extent]) -> Res<()> {
+        self.spend(extents.len())?;
+        let mut rest = extents;
+        while let Some(first) = rest.first() {
+            // All that come into the same rows at once: to read and write a row is most of the work.
+            let mut runs = self.rows_in(ino, row, first.range)?;
+            let mut end = runs.end().max(first.range.end);
+            let mut together = 1;
+            while let Some(next) = rest.get(together).filter(|next| next.range.start < end) {
+                if let Some(beyond) = ByteRange::new(end, next.range.end) {
+                    runs.append(&self.rows_in(ino, row, beyond)?);
+                    end = runs.end().max(next.range.end);
+                }
+                together += 1;
+            }
+            let (now, later) = rest.split_at(together);
+            let ranges: Vec<ByteRange> = now.iter().map(|e| e.range).collect();
+            for e in self.replace(ino, row, &ranges, now, &runs)? {
+                self.book.lost(ino, &e);
+            }
+            rest = later;
+        }
+        row.size = row.size.max(extents.last().map_or(0, |last| last.range.end));
+        extents.iter().try_for_each(|e| self.look_at_cut(ino, row, e))
+    }
+
+    /// Drops the last `limit` extents of a file that is gone; it gets shorter by them: the next step shall not step over
+    /// what this one deletes. How many there were.
+    pub(super) fn drop_last(&mut self, ino: Ino, row: &mut InodeRow, limit: usize) -> Res<usize> {
+        if row.extents == 0 || limit == 0 {
+            return Ok(0);
+        }
+        let mut runs = Runs::last(self.snap(), ino, row.size, 0, limit)?;
+        let last = runs.backwards().take(limit).last();
+        let Some(tail) = last.and_then(|e| ByteRange::new(e.range.start, row.size)) else { return Ok(0) };
+        runs.keep(tail);
+        row.size = tail.start;
+        Ok(self.replace(ino, row, &[tail], &[], &runs)?.len())
     }
 
     /// As much of `range`, of a file of `size` bytes, from its start as touches at most `most` extents, with these; at least one byte.
@@ -118,14 +131,6 @@ impl Txn<'_, '_> {
         Ok((ByteRange { start: range.start, end }, hit))
     }
 
-    /// Puts an extent over whatever was there.
-    pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, e: &Extent) -> Res<()> {
-        self.punch(ino, row, e.range)?;
-        self.spend(1)?;
-        self.put_extent(ino, row, e);
-        self.look_at_cut(ino, row, e)
-    }
-
     /// Drops extents from the end until `size` or until the budget is used up. Returns the length reached.
     pub(super) fn truncate(&mut self, ino: Ino, row: &mut InodeRow, size: u64) -> Res<u64> {
         let Some(tail) = ByteRange::new(size, row.size) else { return Ok(size) };
@@ -136,12 +141,15 @@ impl Txn<'_, '_> {
         if budget == 0 {
             return Err(dfs_core::error::Refusal::TooManyExtents.into());
         }
-        let mut hit = last(self.snap(), ino, row.size, tail.start, budget + 1)?;
+        let mut runs = Runs::last(self.snap(), ino, row.size, tail.start, budget + 1)?;
         // The one too many stays whole.
-        let reached = hit.get(budget).map_or(size, |e| e.range.end);
-        hit.truncate(budget);
+        let too_many = runs.backwards().filter(|e| overlaps(e, tail)).nth(budget);
+        let reached = too_many.map_or(size, |e| e.range.end);
         if let Some(tail) = ByteRange::new(reached, row.size) {
-            self.punch_those(ino, row, tail, &hit)?;
+            runs.keep(tail);
+            for e in self.replace(ino, row, &[tail], &[], &runs)? {
+                self.book.lost(ino, &e);
+            }
         }
         Ok(reached)
     }
@@ -154,8 +162,8 @@ impl Txn<'_, '_> {
         let crowded = row.extents > cuts.saturating_mul(MANY);
         let completes = e.range.end == start + CHUNK_BYTES && e.range.start != start;
         let in_pieces = completes && {
-            let before = self.get::<ExtentRow>(&keys::extent(ino, e.range.start))?;
-            before.is_some_and(|b| b.start > start)
+            let before = ending_at(self.snap(), ino, row.size, e.range.start)?;
+            before.is_some_and(|b| b.range.start > start)
         };
         if crowded || in_pieces {
             self.want_cleaning(ino, cut)?;

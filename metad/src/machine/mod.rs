@@ -26,6 +26,7 @@ mod ops;
 mod puts;
 mod query;
 pub mod read;
+mod runs;
 pub(crate) mod sweep;
 mod touched;
 mod txn;

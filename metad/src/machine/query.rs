@@ -13,9 +13,9 @@ use dfs_core::query::{Answer, DirEntry, NodeInfo, Query, StatFs};
 use dfs_core::range::ByteRange;
 
 use crate::kv::{Snapshot, Table};
-use crate::machine::extents::overlapping;
 use crate::machine::locks::in_the_way;
 use crate::machine::read;
+use crate::machine::runs::overlapping;
 use crate::machine::txn::{Res, Stop};
 use crate::schema::chunk::{ByIdRow, ChunkRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
@@ -126,7 +126,7 @@ fn only_extent(ino: Ino, row: &InodeRow) -> Option<[u8; 16]> {
 fn node_with(snap: &dyn Snapshot, ino: Ino, row: &InodeRow, only: Option<Vec<u8>>) -> Result<NodeInfo, Fault> {
     let extents = match (row.extents, only) {
         (0, _) => Some(Vec::new()),
-        (1, Some(value)) => Some(vec![extent::parse(&keys::extent(ino, row.size), &value)?.1]),
+        (1, Some(value)) => Some(extent::parse(&keys::extent(ino, row.size), &value)?.1),
         (n, _) if n <= INLINE_EXTENTS as u64 => Some(overlapping(snap, ino, row.size, ALL, INLINE_EXTENTS)?),
         _ => None,
     };

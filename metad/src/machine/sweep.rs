@@ -67,35 +67,41 @@ fn read(snap: &dyn Snapshot, from: Cut, rows: usize) -> Result<Reading, Fault> {
     let mut reading = Reading::default();
     let (mut seen, mut fault) = (0, None);
     let first_key = keys::extent(from.0, range_of(from.1).start.saturating_add(1));
-    snap.visit(Table::Extent, &first_key, None, &mut |key, value| {
-        let (ino, extent) = match extent::parse(key, value) {
-            Ok(row) => row,
-            Err(f) => {
-                fault = Some(f);
+    snap.visit(Table::Extent, &first_key, None, &mut |key, value| match extent::parse(key, value) {
+        Ok((ino, run)) => run.into_iter().try_for_each(|extent| {
+            let begins = (ino, extent.range.start / CHUNK_BYTES);
+            let newest = reading.cuts.last_key_value().map(|(cut, _)| *cut);
+            if seen >= rows && newest.is_some_and(|newest| newest < begins) {
+                reading.next = Some(begins);
                 return ControlFlow::Break(());
             }
-        };
-        let begins = (ino, extent.range.start / CHUNK_BYTES);
-        let newest = reading.cuts.last_key_value().map(|(cut, _)| *cut);
-        if seen >= rows && newest.is_some_and(|newest| newest < begins) {
-            reading.next = Some(begins);
-            return ControlFlow::Break(());
+            seen += 1;
+            reading.add(from, ino, &extent)
+        }),
+        Err(f) => {
+            fault = Some(f);
+            ControlFlow::Break(())
         }
-        seen += 1;
-        for cut in begins.1..=(extent.range.end - 1) / CHUNK_BYTES {
+    })?;
+    fault.map_or(Ok(reading), Err)
+}
+
+impl Reading {
+    /// Takes an extent in, as far as it is not before `from`. Ends at one too many of a cut.
+    fn add(&mut self, from: Cut, ino: Ino, extent: &Extent) -> ControlFlow<()> {
+        for cut in extent.range.start / CHUNK_BYTES..=(extent.range.end - 1) / CHUNK_BYTES {
             // Of the cut before, the others were read in the step before.
             if (ino, cut) >= from {
-                let extents = reading.cuts.entry((ino, cut)).or_default();
+                let extents = self.cuts.entry((ino, cut)).or_default();
                 extents.extend(extent.slice(range_of(cut)));
                 if extents.len() > MOST {
-                    (reading.too_many, reading.next) = (Some((ino, cut)), Some((ino, cut + 1)));
+                    (self.too_many, self.next) = (Some((ino, cut)), Some((ino, cut + 1)));
                     return ControlFlow::Break(());
                 }
             }
         }
         ControlFlow::Continue(())
-    })?;
-    fault.map_or(Ok(reading), Err)
+    }
 }
 
 /// Whether something is to be done about a cut, chunks left out that others use too: those stay whatever is done.

@@ -42,7 +42,7 @@ fn of_commit(commit: &Commit, into: &mut Vec<(Table, Vec<u8>)>) {
             | Op::RemoveXattr { ino, .. }
             | Op::Move { ino, .. } => (*ino, None),
             Op::Write(w) => (w.ino, None),
-            Op::Clone(c) => {
+            Op::Clone(c) | Op::ShortClone(c) => {
                 into.push((Table::Inode, keys::inode(c.src).to_vec()));
                 (c.dst, None)
             }

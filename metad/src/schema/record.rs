@@ -43,9 +43,14 @@ pub trait Record: Sized + Serialize {
     /// Reads what follows the version byte; `None` if it is none of ours.
     fn decode(version: u8, body: &[u8]) -> Option<Self>;
 
+    /// About how long the value is, in bytes.
+    fn about(&self) -> usize {
+        96
+    }
+
     /// The bytes of the value.
     fn to_value(&self) -> Vec<u8> {
-        let value = Vec::with_capacity(96);
+        let value = Vec::with_capacity(self.about());
         let value = postcard::to_extend(&Self::VERSION, value).and_then(|v| postcard::to_extend(self, v));
         value.expect("plain data in memory always serializes")
     }

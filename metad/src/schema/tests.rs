@@ -1,10 +1,12 @@
 //! Round trips, order of keys, and what damaged values give.
 use dfs_core::attr::FileKind;
-use dfs_core::chunk::ChunkId;
+use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::cluster::NodeState;
+use dfs_core::extent::Extent;
 use dfs_core::id::{Ino, LaneId, LogIndex, OrderNo, Seq, SessionId, SlotId, StoreId};
 use dfs_core::name::Name;
 use dfs_core::op::{CommitReply, PutVerdict};
+use dfs_core::range::ByteRange;
 use dfs_core::time::Timestamp;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::kv::{MemKv, Overlay, Snapshot, Table};
 use crate::schema::chunk::{ByIdRow, ChunkRow, TombstoneRow};
 use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
-use crate::schema::extent::{CleanRow, ExtentRow};
+use crate::schema::extent::{self, CleanRow, ExtentRow, RunPiece, RunRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::keys::{self, Reap};
 use crate::schema::meta::{ClusterRow, CopyRow, CountRow, FormatRow, OrdersRow, StartRow};
@@ -71,6 +73,8 @@ fn records_round_trip_and_damage_is_a_fault() {
     round(&XattrRow { value: vec![1, 2] });
     round(&OrphanRow { since: 1, last_session: SessionId(2), not_held: vec![SessionId(1)], reap_due: Some(3) });
     round(&ExtentRow { start: 1, slot: SlotId(2), len: 3, offset: 4, id });
+    let piece = RunPiece { gap: 0, bytes: 5, slot: SlotId(2), len: 9, offset: 4, id };
+    round(&RunRow { start: 1, pieces: vec![piece; 2] });
     round(&CleanRow { due: 1 });
     round(&ChunkRow { len: 1, refs: 2, live: 3, reap_due: None });
     round(&ByIdRow { slot: SlotId(1) });
@@ -150,6 +154,29 @@ type Parts = (u64, u64, u32, ChunkId, Name);
 
 fn id() -> impl Strategy<Value = ChunkId> {
     any::<[u8; 32]>().prop_map(ChunkId)
+}
+
+#[test]
+fn rows_of_extents_keep_their_form() {
+    let id = ChunkId([9; 32]);
+    let e = |start, end, offset| Extent {
+        range: ByteRange { start, end },
+        chunk: ChunkRef { id, len: 300, slot: SlotId(2) },
+        offset,
+    };
+    let of = |all: &[&[u8]]| all.concat();
+    let alone = of(&[&[1, 100, 2, 0xac, 2, 4], &[9; 32]]);
+    assert_eq!(extent::rows(&[e(100, 200, 4)]).collect::<Vec<_>>(), [(200, alone.clone())]);
+    assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &alone), Ok((Ino(5), vec![e(100, 200, 4)])));
+    let first: &[&[u8]] = &[&[2, 100, 2], &[0, 50, 2, 0xac, 2, 4, 32], &[9; 32]];
+    let run = of(&[&of(first), &[30, 20, 2, 0xac, 2, 0, 32], &[9; 32]]);
+    let extents = vec![e(100, 150, 4), e(180, 200, 0)];
+    assert_eq!(extent::rows(&extents).collect::<Vec<_>>(), [(200, run.clone())]);
+    assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &run), Ok((Ino(5), extents)));
+    // It has to end where its key says, and to be a run.
+    for (end, value) in [(201, &run), (150, &of(&[&[2, 100, 1], &of(&first[1..])]))] {
+        assert!(extent::parse(&keys::extent(Ino(5), end), value).is_err());
+    }
 }
 
 fn name() -> impl Strategy<Value = Name> {

@@ -127,7 +127,7 @@ impl From<Op> for v1::Op {
             Op::RemoveXattr { ino, name } => Wire::RemoveXattr(v1::RemoveXattr { ino: ino.0, name }),
             Op::Write(write) => Wire::Write(write.into()),
             Op::Move { ino, pieces } => Wire::Move(v1::Move { ino: ino.0, pieces: to_list(pieces) }),
-            Op::Clone(clone) => Wire::Clone(clone.into()),
+            Op::Clone(clone) | Op::ShortClone(clone) => Wire::Clone(clone.into()),
             Op::Space(space) => Wire::Space(space.into()),
             Op::Lock(lock) => Wire::Lock(lock.into()),
             Op::SetAcl(set) => Wire::SetAcl(set.into()),

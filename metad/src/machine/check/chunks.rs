@@ -72,18 +72,20 @@ impl Check<'_> {
         let mut extents = Rows::new(self.snap, Table::Extent, Vec::new());
         while let Some((key, value)) = extents.next()? {
             // A damaged row is reported when it is read along with its file.
-            let Ok((_, e)) = extent::parse(&key, &value) else { continue };
-            let chunk = (e.chunk.slot, e.chunk.id);
-            if after.is_some_and(|after| chunk <= after) || last.is_some_and(|last| chunk > last) {
-                continue;
-            }
-            let at = window.binary_search_by(|u| u.chunk.cmp(&chunk)).ok();
-            match at.map(|at| &mut window[at]) {
-                Some(used) if used.len == e.chunk.len => {
-                    used.refs += 1;
-                    used.live += e.range.len();
+            let Ok((_, run)) = extent::parse(&key, &value) else { continue };
+            for e in run {
+                let chunk = (e.chunk.slot, e.chunk.id);
+                if after.is_some_and(|after| chunk <= after) || last.is_some_and(|last| chunk > last) {
+                    continue;
                 }
-                _ => self.wrong(Table::Extent, &key, format!("its chunk {} has no such row", e.chunk.id)),
+                let at = window.binary_search_by(|u| u.chunk.cmp(&chunk)).ok();
+                match at.map(|at| &mut window[at]) {
+                    Some(used) if used.len == e.chunk.len => {
+                        used.refs += 1;
+                        used.live += e.range.len();
+                    }
+                    _ => self.wrong(Table::Extent, &key, format!("its chunk {} has no such row", e.chunk.id)),
+                }
             }
         }
         Ok(())

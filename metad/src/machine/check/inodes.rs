@@ -132,17 +132,19 @@ impl Check<'_> {
             self.row(outcome)?;
         }
         while let Some((key, value)) = along.extents.next_up_to(&limit)? {
-            let outcome = extent::parse(&key, &value).map(|(owner, e)| {
+            let outcome = extent::parse(&key, &value).map(|(owner, run)| {
                 if owner != ino {
                     self.wrong(Table::Extent, &key, "its file does not exist");
                     return;
                 }
-                if e.range.start < inside.end {
-                    self.wrong(Table::Extent, &key, "it overlaps the one before");
+                for e in run {
+                    if e.range.start < inside.end {
+                        self.wrong(Table::Extent, &key, "it overlaps the one before");
+                    }
+                    inside.extents += 1;
+                    inside.stored += e.range.len();
+                    inside.end = e.range.end;
                 }
-                inside.extents += 1;
-                inside.stored += e.range.len();
-                inside.end = e.range.end;
             });
             self.row(outcome)?;
         }

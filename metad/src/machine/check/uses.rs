@@ -37,16 +37,15 @@ pub struct Use {
 pub fn uses(snap: &dyn Snapshot, chunks: &BTreeSet<(SlotId, ChunkId)>) -> Result<Vec<Use>, Fault> {
     let mut found = Vec::new();
     let mut extents = Rows::new(snap, Table::Extent, Vec::new());
-    while let Some((key, value)) = extents.next()? {
-        let Ok((ino, e)) = extent::parse(&key, &value) else { continue };
-        let chunk = (e.chunk.slot, e.chunk.id);
-        if chunks.contains(&chunk) {
-            found.push(Use { chunk, ino, path: Vec::new(), range: e.range });
-            if found.len() == USES {
-                break;
-            }
-        }
+    while let Some((key, value)) = extents.next()?
+        && found.len() < USES
+    {
+        let Ok((ino, run)) = extent::parse(&key, &value) else { continue };
+        let with_chunk = run.iter().map(|e| ((e.chunk.slot, e.chunk.id), e.range));
+        let hit = with_chunk.filter(|(chunk, _)| chunks.contains(chunk));
+        found.extend(hit.map(|(chunk, range)| Use { chunk, ino, path: Vec::new(), range }));
     }
+    found.truncate(USES);
     let mut names: BTreeMap<Ino, Vec<u8>> = BTreeMap::new();
     let wanted: BTreeSet<Ino> = found.iter().map(|u| u.ino).collect();
     let mut dentries = Rows::new(snap, Table::Dentry, Vec::new());

@@ -10,9 +10,17 @@ use dfs_core::range::ByteRange;
 
 use crate::machine::ops::{Call, reply};
 use crate::machine::txn::{Res, Txn};
+use crate::schema::extent::RUN;
 use crate::schema::inode::InodeRow;
 
-pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange) -> Res<OpReply> {
+/// Extents that are copied into runs for what it costs to change one, and a little.
+pub(super) const LONG_STEP: usize = 8;
+
+/// Extents that are copied one after the other, some rows full: as many as stay in the processor's cache.
+const PART: usize = 16 * RUN;
+
+/// `at_once` extents that come cost as much of the group's budget as one that goes.
+pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange, at_once: usize) -> Res<OpReply> {
     let (src, dst) = ranges(op)?;
     let mut inode = txn.inode(op.dst)?;
     must_be_file(&inode)?;
@@ -34,22 +42,28 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange) -> 
 
     // Half of what the group may touch is for what comes, half for what it replaces.
     let half = txn.budget() / 2;
-    let (found, mut extents) = txn.reach(op.src, src_size, src, half)?;
     let (replaced, _) = txn.reach(op.dst, inode.size, dst, half)?;
-    let len = found.len().min(replaced.len());
-    let from = ByteRange { start: src.start, end: src.start + len };
-    let to = ByteRange { start: dst.start, end: dst.start + len };
-    extents.retain(|extent| extent.range.start < from.end);
-    txn.punch(op.dst, &mut inode, to)?;
-    txn.spend(extents.len())?;
-    inode.size = inode.size.max(to.end);
-    for extent in extents.iter().filter_map(|e| e.slice(from)) {
-        let start = extent.range.start - from.start + to.start;
-        let range = ByteRange { start, end: start + extent.range.len() };
-        let copy = Extent { range, ..extent };
-        txn.put_extent(op.dst, &mut inode, &copy);
-        txn.look_at_cut(op.dst, &inode, &copy)?;
+    let end = src.start + replaced.len();
+    let (mut at, mut left) = (src.start, half * at_once);
+    while let Some(rest) = ByteRange::new(at, end).filter(|_| left > 0) {
+        let (from, extents) = txn.reach(op.src, src_size, rest, left.min(PART))?;
+        left -= extents.len();
+        let there = |offset: u64| offset - src.start + dst.start;
+        let copy = |extent: Extent| {
+            let part = extent.slice(from)?;
+            let range = ByteRange { start: there(part.range.start), end: there(part.range.end) };
+            Some(Extent { range, ..part })
+        };
+        let copies: Vec<Extent> = extents.into_iter().filter_map(copy).collect();
+        let to = ByteRange { start: there(from.start), end: there(from.end) };
+        txn.put_over(op.dst, &mut inode, to, &copies)?;
+        inode.size = inode.size.max(to.end);
+        for copy in &copies {
+            txn.look_at_cut(op.dst, &inode, copy)?;
+        }
+        at = from.end;
     }
+    txn.spend((half * at_once - left).div_ceil(at_once))?;
     if op.kill_priv {
         inode.kill_priv();
     }
@@ -58,7 +72,7 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange) -> 
     inode.altered(inode.ctime.max(call.time));
     txn.put_inode(op.dst, &inode);
     let mut done = reply(data_before, [inode.attr(op.dst)]);
-    done.reached = len;
+    done.reached = at - src.start;
     Ok(done)
 }
 

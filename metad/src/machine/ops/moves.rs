@@ -7,12 +7,10 @@ use dfs_core::extent::Extent;
 use dfs_core::id::Ino;
 use dfs_core::op::OpReply;
 
-use crate::machine::extents::overlapping;
 use crate::machine::ops::{Call, reply};
+use crate::machine::runs::{ending_at, overlapping};
 use crate::machine::txn::{Res, Txn};
-use crate::schema::extent::ExtentRow;
 use crate::schema::inode::InodeRow;
-use crate::schema::keys;
 
 pub(super) fn moves(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, pieces: &[(Extent, Extent)]) -> Res<OpReply> {
     if !pieces.iter().all(|(old, new)| old.is_valid() && new.is_valid() && old.range == new.range) {
@@ -55,8 +53,7 @@ pub(super) fn moves(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, pieces: &[
 
 /// Puts moved bytes in place, as one with those before them if these were moved to the same chunk earlier.
 fn put(txn: &mut Txn<'_, '_>, ino: Ino, inode: &mut InodeRow, moved: Extent) -> Res<()> {
-    let before = txn.get::<ExtentRow>(&keys::extent(ino, moved.range.start))?;
-    let before = before.map(|row| row.extent(moved.range.start));
+    let before = ending_at(txn.snap(), ino, inode.size, moved.range.start)?;
     let whole = before.and_then(|b| b.joined(&moved)).unwrap_or(moved);
-    txn.overwrite(ino, inode, &whole)
+    txn.overwrite(ino, inode, &[whole])
 }

@@ -6,7 +6,6 @@ use dfs_core::limits::{GROUP_EXTENTS, LIST_CHUNKS};
 
 use crate::kv::Table;
 use crate::machine::command::Reply;
-use crate::machine::extents::last;
 use crate::machine::ops::lock;
 use crate::machine::read;
 use crate::machine::txn::{Res, Txn};
@@ -74,12 +73,7 @@ fn free(txn: &mut Txn<'_, '_>, ino: Ino, orphan: &OrphanRow, left: &mut usize) -
     let missing = || corrupt(Table::Inode, &key, "it has an orphan row but does not exist");
     let mut row = txn.get::<InodeRow>(&key)?.ok_or_else(missing)?;
     if row.extents > 0 {
-        // From the end, and it gets shorter: the next step shall not step over what this one deletes.
-        for e in last(txn.snap(), ino, row.size, 0, *left)? {
-            txn.drop_extent(ino, &mut row, &e)?;
-            row.size = e.range.start;
-            *left -= 1;
-        }
+        *left -= txn.drop_last(ino, &mut row, *left)?;
         txn.put_inode(ino, &row);
     }
     if row.xattr_bytes > 0 {

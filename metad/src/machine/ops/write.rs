@@ -22,11 +22,11 @@ pub(super) fn write(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Write) -> Res<O
     for hole in &op.holes {
         txn.punch(op.ino, &mut inode, *hole)?;
     }
+    let mut extents = Vec::with_capacity(op.extents.len());
     for extent in &op.extents {
-        let chunk = call.brought.resolve(txn, &extent.chunk)?;
-        txn.overwrite(op.ino, &mut inode, &Extent { chunk, ..*extent })?;
-        inode.size = inode.size.max(extent.range.end);
+        extents.push(Extent { chunk: call.brought.resolve(txn, &extent.chunk)?, ..*extent });
     }
+    txn.overwrite(op.ino, &mut inode, &extents)?;
     if op.kill_priv {
         inode.kill_priv();
     }

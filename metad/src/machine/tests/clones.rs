@@ -109,34 +109,50 @@ fn crumbs(rig: &mut Rig, s: SessionId, ino: Ino, n: u64) {
     rig.checks = true;
 }
 
+fn shorten(rig: &mut Rig, s: SessionId, ino: Ino, size: u64) {
+    rig.checks = false;
+    while reached(rig.op(s, truncate(ino, size))) > size {}
+    rig.checks = true;
+}
+
 #[test]
 fn a_long_clone_or_hole_is_done_in_steps_from_its_start() {
     let mut rig = Rig::new();
     let (s, a, b) = files(&mut rig);
     rig.op(s, truncate(a, 0)).unwrap();
-    crumbs(&mut rig, s, a, 9000);
+    crumbs(&mut rig, s, a, 40_000);
     let half = GROUP_EXTENTS as u64 / 2;
-    let mut done = 0;
-    let mut steps = 0;
-    while done < 17_999 {
-        let step = reached(rig.op(s, clone((a, done), (b, 5 + done), 17_999 - done)));
-        assert!(step == 2 * half || done + step == 17_999, "{step} after {done}");
-        done += step;
-        steps += 1;
-        assert_eq!(rig.attr(b).size, 5 + done);
+    // Those that come are many at once, but for logs of before that.
+    for (at_once, steps) in [(8, 3), (1, 20)] {
+        shorten(&mut rig, s, b, 0);
+        let short = |op: Op| match op {
+            Op::Clone(clone) if at_once == 1 => Op::ShortClone(clone),
+            op => op,
+        };
+        let (mut done, mut taken) = (0, 0);
+        rig.checks = false;
+        while done < 79_999 {
+            let step = reached(rig.op(s, short(clone((a, done), (b, 5 + done), 79_999 - done))));
+            assert!(step == 2 * half * at_once || done + step == 79_999, "{step} after {done}");
+            done += step;
+            taken += 1;
+            assert_eq!(rig.attr(b).size, 5 + done);
+        }
+        rig.checks = true;
+        assert_eq!((taken, rig.attr(b).stored), (steps, 40_000));
     }
-    assert_eq!((steps, rig.attr(b).stored), (5, 9000));
     // What is replaced counts as well: a whole extent over many small ones.
     let c = Ino(a.0 + 2);
     rig.op(s, create(c, Ino::ROOT, "c", FileKind::File)).unwrap();
     rig.op(s, truncate(c, 20_000)).unwrap();
     assert_eq!(reached(rig.op(s, clone((c, 0), (b, 0), 20_000))), 5 + 2 * half);
-    assert_eq!(rig.attr(b).stored, 9000 - half);
+    assert_eq!(rig.attr(b).stored, 40_000 - half);
     // Together, ops of a group have what one has alone.
     let ops = vec![clone((a, 0), (b, 0), 10_000), clone((a, 0), (b, 10_000), 8000)];
     let replies = rig.commit(s, vec![], vec![group(6, ops)]).groups.remove(0).unwrap();
     assert!(replies[0].reached < 10_000 && replies[1].reached > 0 && replies[1].reached < 8000);
 
+    shorten(&mut rig, s, a, 17_999);
     let before = rig.attr(a);
     let step = reached(rig.op(s, hole(a, 1, 17_990, 30_000)));
     assert_eq!(step, 2 * (1 + GROUP_EXTENTS as u64));

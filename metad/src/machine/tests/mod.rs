@@ -10,4 +10,5 @@ mod names;
 mod purity;
 mod random;
 mod rig;
+mod runs;
 mod sessions;

@@ -153,7 +153,7 @@ impl Model {
                 node.ctime = t;
             }
             Op::Write(w) => self.write(w, t, good)?,
-            Op::Clone(c) => self.clone_range(c, t)?,
+            Op::Clone(c) | Op::ShortClone(c) => self.clone_range(c, t)?,
             Op::Space(s) => self.space(s, t)?,
             Op::Lock(_) | Op::SetAcl(_) => unreachable!("not drawn; tested by themselves"),
             Op::Move { ino, pieces } => {

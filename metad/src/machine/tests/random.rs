@@ -140,7 +140,7 @@ impl Pair {
             Op::Expect { parent, ino, .. } => (*parent, *ino) = (self.ino(*parent), self.ino(*ino)),
             Op::Rename(r) => (r.parent, r.new_parent) = (self.ino(r.parent), self.ino(r.new_parent)),
             Op::Write(w) => w.ino = self.ino(w.ino),
-            Op::Clone(c) => (c.src, c.dst) = (self.ino(c.src), self.ino(c.dst)),
+            Op::Clone(c) | Op::ShortClone(c) => (c.src, c.dst) = (self.ino(c.src), self.ino(c.dst)),
             Op::Space(s) => s.ino = self.ino(s.ino),
             Op::Lock(l) => l.ino = self.ino(l.ino),
             Op::SetAcl(s) => s.ino = self.ino(s.ino),

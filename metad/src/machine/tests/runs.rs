@@ -1,0 +1,204 @@
+//! Runs: many extents in one row, as copying and overwriting make them.
+
+use dfs_core::attr::FileKind;
+use dfs_core::chunk::ChunkRef;
+use dfs_core::extent::{Extent, ExtentMap};
+use dfs_core::id::{Ino, SessionId};
+use dfs_core::op::{CloneRange, Op, Space};
+use dfs_core::range::ByteRange;
+use proptest::prelude::*;
+
+use crate::kv::{Snapshot, Table};
+use crate::machine::command::{Command, Reply};
+use crate::machine::tests::rig::{Rig, at, chunk, create, extent, group, put, truncate, write};
+use crate::schema::extent::{self, RUN};
+use crate::schema::keys;
+
+/// Bytes of the files here: an extent is some bytes long.
+const SIZE: u64 = 1000;
+
+fn clone((src, src_offset): (Ino, u64), (dst, dst_offset): (Ino, u64), len: u64) -> Op {
+    Op::Clone(CloneRange { src, src_offset, dst, dst_offset, len, mtime: at(7), kill_priv: false })
+}
+
+fn hole(ino: Ino, hole: ByteRange) -> Op {
+    Op::Space(Space { ino, hole: Some(hole), at_least: 0, mtime: at(8), kill_priv: false })
+}
+
+/// Bytes of a chunk that is there, each from where it lies in the file.
+fn bytes(range: ByteRange, of: ChunkRef) -> Extent {
+    extent(range.start, range.len(), of, u32::try_from(range.start).unwrap())
+}
+
+/// Two empty files, and some chunks.
+fn files(rig: &mut Rig) -> (SessionId, [Ino; 2], [ChunkRef; 3]) {
+    let (s, a) = rig.session();
+    let b = Ino(a.0 + 1);
+    rig.op(s, create(a, Ino::ROOT, "a", FileKind::File)).unwrap();
+    rig.op(s, create(b, Ino::ROOT, "b", FileKind::File)).unwrap();
+    let chunks = [1, 2, 3].map(|n| chunk(n, 2 * SIZE as u32));
+    rig.commit(s, chunks.map(put).to_vec(), vec![]);
+    (s, [a, b], chunks)
+}
+
+/// How many extents each row of a file has.
+fn rows(rig: &Rig, ino: Ino) -> Vec<usize> {
+    let mut rows = Vec::new();
+    let (from, until) = (keys::extent(ino, 0), keys::extent(Ino(ino.0 + 1), 0));
+    let mut row = |key: &[u8], value: &[u8]| {
+        rows.push(extent::parse(key, value).unwrap().1.len());
+        std::ops::ControlFlow::Continue(())
+    };
+    rig.kv.visit(Table::Extent, &from, Some(&until), &mut row).unwrap();
+    rows
+}
+
+/// As many extents of two bytes, each from another place of the chunk than the one before ends at.
+fn crumbs(rig: &mut Rig, s: SessionId, ino: Ino, of: [ChunkRef; 2], n: u64) {
+    let crumb = |i: u64| bytes(ByteRange { start: 2 * i, end: 2 * i + 2 }, of[(i % 2) as usize]);
+    rig.op(s, write(ino, (0..n).map(crumb).collect())).unwrap();
+}
+
+#[test]
+fn a_copy_has_as_few_rows_as_can_be_and_changes_stay_in_their_runs() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, d, other]) = files(&mut rig);
+    let n = 2 * RUN as u64 + 1;
+    crumbs(&mut rig, s, a, [c, d], n);
+    assert_eq!(rows(&rig, a), vec![1; 2 * RUN + 1], "what is appended does not touch what was there");
+    rig.op(s, clone((a, 0), (b, 0), 2 * n)).unwrap();
+    assert_eq!(rig.extents(b), rig.extents(a));
+    assert_eq!(rows(&rig, b), [43, 43, 43]);
+    // The second half of one and all of the next go, one comes.
+    let over = ByteRange { start: 21, end: 24 };
+    rig.op(s, write(b, vec![bytes(over, other)])).unwrap();
+    assert_eq!(rows(&rig, b), [43, 43, 43]);
+    let mut map = ExtentMap::default();
+    rig.extents(a).into_iter().for_each(|e| map.insert(e));
+    map.insert(bytes(over, other));
+    assert_eq!(rig.extents(b), map.iter().copied().collect::<Vec<_>>());
+    // A copy of the copy is the same again; what reaches over rows joins them.
+    rig.op(s, clone((b, 0), (a, 0), 2 * n)).unwrap();
+    assert_eq!(rig.extents(a), rig.extents(b));
+    assert_eq!(rows(&rig, a), [43, 43, 43]);
+    rig.op(s, write(a, vec![bytes(ByteRange { start: 80, end: 180 }, other)])).unwrap();
+    assert_eq!(rows(&rig, a), [40, 40]);
+    // The end of a run goes with the end of the file, and comes not back.
+    rig.op(s, truncate(a, 9)).unwrap();
+    rig.op(s, truncate(a, 2 * n)).unwrap();
+    assert_eq!((rows(&rig, a), rig.extents(a).last().unwrap().range.end), (vec![5], 9));
+}
+
+#[test]
+fn a_file_that_is_overwritten_here_and_there_is_one_of_runs() {
+    let mut rig = Rig::new();
+    let (s, [a, _], [c, d, _]) = files(&mut rig);
+    rig.op(s, write(a, vec![bytes(ByteRange { start: 0, end: SIZE }, c)])).unwrap();
+    let byte = |start| bytes(ByteRange { start, end: start + 1 }, d);
+    rig.op(s, write(a, vec![byte(500)])).unwrap();
+    assert_eq!(rows(&rig, a), [3]);
+    rig.op(s, write(a, (1..31).map(|n| byte(10 * n)).collect())).unwrap();
+    assert_eq!(rows(&rig, a), [63]);
+    rig.op(s, write(a, vec![byte(995)])).unwrap();
+    assert_eq!(rows(&rig, a), [32, 33], "when it is full there are two");
+    // Put together again, as cleaning does, it is one.
+    let all = bytes(ByteRange { start: 0, end: SIZE }, d);
+    let pieces = rig.extents(a).iter().map(|e| (*e, all.slice(e.range).unwrap())).collect();
+    rig.op(s, Op::Move { ino: a, pieces }).unwrap();
+    assert_eq!((rows(&rig, a), rig.extents(a)), (vec![1], vec![all]));
+}
+
+#[test]
+fn a_file_of_runs_is_freed_in_steps() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, d, _]) = files(&mut rig);
+    let n = 3 * RUN as u64;
+    crumbs(&mut rig, s, a, [c, d], n);
+    rig.op(s, clone((a, 0), (b, 0), 2 * n)).unwrap();
+    rig.op(s, Op::Unlink { parent: Ino::ROOT, name: crate::machine::tests::rig::name("b") }).unwrap();
+    rig.ok(Command::EndSession { session: s });
+    let Reply::Reaped { more } = rig.ok(Command::ReapOrphans { inos: vec![b] }) else { panic!() };
+    assert!(!more);
+    assert_eq!((rows(&rig, b), rows(&rig, a).len()), (vec![], 3 * RUN));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { file: usize, at: Vec<(u64, u64)>, of: usize },
+    Hole { file: usize, at: u64, len: u64 },
+    Truncate { file: usize, size: u64 },
+    Clone { from: usize, at: u64, to: u64, len: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let file = || 0..2_usize;
+    prop_oneof![
+        4 => (file(), proptest::collection::vec((0..6_u64, 1..4_u64), 1..90), 0..3_usize)
+            .prop_map(|(file, at, of)| Step::Write { file, at, of }),
+        2 => (file(), 0..SIZE, 1..40_u64).prop_map(|(file, at, len)| Step::Hole { file, at, len }),
+        1 => (file(), 0..SIZE).prop_map(|(file, size)| Step::Truncate { file, size }),
+        4 => (file(), 0..SIZE, 0..SIZE, 1..SIZE).prop_map(|(from, at, to, len)| Step::Clone { from, at, to, len }),
+    ]
+}
+
+/// What a step makes of the files in memory, and the op for it.
+fn take(step: &Step, inos: [Ino; 2], chunks: [ChunkRef; 3], maps: &mut [ExtentMap; 2], sizes: &mut [u64; 2]) -> Op {
+    match step {
+        Step::Write { file, at, of } => {
+            let mut end = 0;
+            let mut extents = Vec::new();
+            for (gap, len) in at {
+                let range = ByteRange { start: end + gap, end: end + gap + len };
+                end = range.end;
+                extents.push(bytes(range, chunks[*of]));
+            }
+            extents.iter().for_each(|e| maps[*file].insert(*e));
+            sizes[*file] = sizes[*file].max(end);
+            write(inos[*file], extents)
+        }
+        Step::Hole { file, at, len } => {
+            let range = ByteRange { start: *at, end: at + len };
+            maps[*file].punch(range);
+            hole(inos[*file], range)
+        }
+        Step::Truncate { file, size } => {
+            maps[*file].truncate(*size);
+            sizes[*file] = *size;
+            truncate(inos[*file], *size)
+        }
+        Step::Clone { from, at, to, len } => {
+            let target = 1 - from;
+            if let Some(src) = ByteRange::new(*at, (at + len).min(sizes[*from])) {
+                let copies: Vec<Extent> = maps[*from].overlapping(src).filter_map(|e| e.slice(src)).collect();
+                maps[target].punch(ByteRange { start: *to, end: to + src.len() });
+                for e in copies {
+                    let start = e.range.start - at + to;
+                    maps[target].insert(Extent { range: ByteRange { start, end: start + e.range.len() }, ..e });
+                }
+                sizes[target] = sizes[target].max(to + src.len());
+            }
+            clone((inos[*from], *at), (inos[target], *to), *len)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is done to files of runs, their extents are those of a plain map, and all tables agree.
+    #[test]
+    fn runs_are_as_single_extents(steps in proptest::collection::vec(step(), 1..25)) {
+        let mut rig = Rig::new();
+        let (s, inos, chunks) = files(&mut rig);
+        let (mut maps, mut sizes) = ([ExtentMap::default(), ExtentMap::default()], [0, 0]);
+        for step in &steps {
+            let op = take(step, inos, chunks, &mut maps, &mut sizes);
+            rig.commit(s, vec![], vec![group(1, vec![op])]).groups[0].as_ref().unwrap();
+            for file in 0..2 {
+                let expected: Vec<Extent> = maps[file].iter().copied().collect();
+                prop_assert_eq!(rig.extents(inos[file]), expected, "after {:?}", step);
+                prop_assert_eq!(rig.attr(inos[file]).size, sizes[file]);
+            }
+        }
+    }
+}
