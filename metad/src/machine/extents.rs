@@ -30,7 +30,6 @@ impl Txn<'_, '_> {
         if hit.is_empty() && with.is_empty() {
             return Ok(hit);
         }
-        self.spend(hit.len())?;
         let wrong = || corrupt(Table::Inode, &keys::inode(ino), "it counts fewer extents than it has");
         for e in &hit {
             self.book.remove(e);
@@ -48,8 +47,8 @@ impl Txn<'_, '_> {
         now.extend_from_slice(with);
         // Of two lists in order; to put them together is what this sort does well.
         now.sort_by_key(|e| e.range.start);
-        for (end, value) in extent::rows(&now) {
-            self.kv.put(Table::Extent, keys::extent(ino, end), value);
+        for (key, value) in extent::rows(ino, &now)? {
+            self.kv.put(Table::Extent, key, value);
         }
         Ok(hit)
     }
@@ -63,46 +62,65 @@ impl Txn<'_, '_> {
         Ok(Runs::first(self.snap(), ino, row.size, range, self.budget() + 1)?)
     }
 
-    /// Makes `range` a hole. `TooManyExtents` when that is more than the group may touch.
-    pub(super) fn punch(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange) -> Res<()> {
-        self.put_over(ino, row, range, &[])
+    /// Makes holes. `TooManyExtents` when that is more than the group may touch.
+    pub(super) fn punch(&mut self, ino: Ino, row: &mut InodeRow, holes: &[ByteRange]) -> Res<()> {
+        let mut apart: Vec<ByteRange> = Vec::with_capacity(holes.len());
+        let mut holes = holes.to_vec();
+        holes.sort_unstable_by_key(|hole| hole.start);
+        for hole in holes {
+            match apart.last_mut() {
+                Some(last) if hole.start < last.end => last.end = last.end.max(hole.end),
+                _ => apart.push(hole),
+            }
+        }
+        self.patch(ino, row, &apart, &[])
     }
 
-    /// Puts extents, which are in order and inside `range`, in the place of whatever was in `range`. Only what goes is
-    /// taken from the budget.
+    /// Puts extents, which are in order, over whatever was there; the file reaches to the last at least.
+    /// `TooManyExtents` when that is more than the group may touch.
+    pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, extents: &[Extent]) -> Res<()> {
+        self.spend(extents.len())?;
+        let ranges: Vec<ByteRange> = extents.iter().map(|e| e.range).collect();
+        self.patch(ino, row, &ranges, extents)?;
+        row.size = row.size.max(extents.last().map_or(0, |last| last.range.end));
+        extents.iter().try_for_each(|e| self.look_at_cut(ino, row, e))
+    }
+
+    /// Makes these ranges, which are in order, holes, or puts the extents `with` there, one in each. An extent that is hit
+    /// costs as much as there are ranges that hit it.
+    fn patch(&mut self, ino: Ino, row: &mut InodeRow, ranges: &[ByteRange], with: &[Extent]) -> Res<()> {
+        let mut first = 0;
+        while let Some(range) = ranges.get(first) {
+            // All that come into the same rows at once: to read and write a row is most of the work.
+            let mut runs = self.rows_in(ino, row, *range)?;
+            self.spend(runs.hits(*range))?;
+            let mut end = runs.end().max(range.end);
+            let mut next = first + 1;
+            while let Some(range) = ranges.get(next).filter(|range| range.start < end) {
+                if let Some(beyond) = ByteRange::new(end, range.end) {
+                    runs.append(&self.rows_in(ino, row, beyond)?);
+                    end = runs.end().max(range.end);
+                }
+                self.spend(runs.hits(*range))?;
+                next += 1;
+            }
+            let with = with.get(first..next).unwrap_or_default();
+            for e in self.replace(ino, row, &ranges[first..next], with, &runs)? {
+                self.book.lost(ino, &e);
+            }
+            first = next;
+        }
+        Ok(())
+    }
+
+    /// Puts extents, which are in order and inside `range`, in the place of whatever was in `range`: no more than the
+    /// group has left, which its caller spends.
     pub(super) fn put_over(&mut self, ino: Ino, row: &mut InodeRow, range: ByteRange, with: &[Extent]) -> Res<()> {
         let runs = self.rows_in(ino, row, range)?;
         for e in self.replace(ino, row, &[range], with, &runs)? {
             self.book.lost(ino, &e);
         }
         Ok(())
-    }
-
-    /// Puts extents, which are in order, over whatever was there; the file reaches to the last at least.
-    pub(super) fn overwrite(&mut self, ino: Ino, row: &mut InodeRow, extents: &[Extent]) -> Res<()> {
-        self.spend(extents.len())?;
-        let mut rest = extents;
-        while let Some(first) = rest.first() {
-            // All that come into the same rows at once: to read and write a row is most of the work.
-            let mut runs = self.rows_in(ino, row, first.range)?;
-            let mut end = runs.end().max(first.range.end);
-            let mut together = 1;
-            while let Some(next) = rest.get(together).filter(|next| next.range.start < end) {
-                if let Some(beyond) = ByteRange::new(end, next.range.end) {
-                    runs.append(&self.rows_in(ino, row, beyond)?);
-                    end = runs.end().max(next.range.end);
-                }
-                together += 1;
-            }
-            let (now, later) = rest.split_at(together);
-            let ranges: Vec<ByteRange> = now.iter().map(|e| e.range).collect();
-            for e in self.replace(ino, row, &ranges, now, &runs)? {
-                self.book.lost(ino, &e);
-            }
-            rest = later;
-        }
-        row.size = row.size.max(extents.last().map_or(0, |last| last.range.end));
-        extents.iter().try_for_each(|e| self.look_at_cut(ino, row, e))
     }
 
     /// Drops the last `limit` extents of a file that is gone; it gets shorter by them: the next step shall not step over
@@ -147,6 +165,7 @@ impl Txn<'_, '_> {
         let reached = too_many.map_or(size, |e| e.range.end);
         if let Some(tail) = ByteRange::new(reached, row.size) {
             runs.keep(tail);
+            self.spend(runs.hits(tail))?;
             for e in self.replace(ino, row, &[tail], &[], &runs)? {
                 self.book.lost(ino, &e);
             }

@@ -91,6 +91,12 @@ impl Runs {
         self.extents.iter().rev()
     }
 
+    /// How many extents overlap `range`.
+    pub(super) fn hits(&self, range: ByteRange) -> usize {
+        let before = self.extents.partition_point(|e| e.range.end <= range.start);
+        self.extents.partition_point(|e| e.range.start < range.end).saturating_sub(before)
+    }
+
     /// Forgets the rows that do not reach into `range`.
     pub(super) fn keep(&mut self, range: ByteRange) {
         let mut kept = Self::default();

@@ -164,21 +164,25 @@ pub fn append(key: &[u8], value: &[u8], to: &mut Vec<Extent>) -> Result<Ino, Fau
     Ok(ino)
 }
 
-/// The rows of extents that follow each other, as (where it ends, value): as few as can be, and about equally long, so that
-/// each has room for more.
+/// Key and value.
+pub type Row = ([u8; 16], Vec<u8>);
+
+/// The rows of extents that follow each other: as few as can be, and about equally long.
 ///
-/// # Panics
-/// When they overlap or are not valid, which is looked at before they get here.
-pub fn rows(extents: &[Extent]) -> impl Iterator<Item = (u64, Vec<u8>)> {
+/// # Errors
+/// When one begins before the other ends, or is longer than a chunk: rows that were read are damaged.
+pub fn rows(ino: Ino, extents: &[Extent]) -> Result<Vec<Row>, Fault> {
     let rows = extents.len().div_ceil(RUN);
-    let cut = move |n: usize| n * extents.len() / rows;
-    (0..rows).map(move |n| match &extents[cut(n)..cut(n + 1)] {
-        [one] => (one.range.end, ExtentRow::from(one).to_value()),
-        run => {
-            let end = run.last().map_or(0, |last| last.range.end);
-            (end, RunRow::of(run).expect("they are in order and no longer than a chunk").to_value())
-        }
-    })
+    let cut = |n: usize| n * extents.len() / rows;
+    let row = |run: &[Extent]| {
+        let key = keys::extent(ino, run.last().map_or(0, |last| last.range.end));
+        let value = match run {
+            [one] => Some(ExtentRow::from(one).to_value()),
+            run => RunRow::of(run).map(|row| row.to_value()),
+        };
+        Ok((key, value.ok_or_else(|| corrupt(Table::Extent, &key, "it reaches into the one before"))?))
+    };
+    (0..rows).map(|n| row(&extents[cut(n)..cut(n + 1)])).collect()
 }
 
 /// A cut that wants cleaning, merging or rewriting.

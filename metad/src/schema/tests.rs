@@ -166,17 +166,19 @@ fn rows_of_extents_keep_their_form() {
     };
     let of = |all: &[&[u8]]| all.concat();
     let alone = of(&[&[1, 100, 2, 0xac, 2, 4], &[9; 32]]);
-    assert_eq!(extent::rows(&[e(100, 200, 4)]).collect::<Vec<_>>(), [(200, alone.clone())]);
+    let key = keys::extent(Ino(5), 200);
+    assert_eq!(extent::rows(Ino(5), &[e(100, 200, 4)]), Ok(vec![(key, alone.clone())]));
     assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &alone), Ok((Ino(5), vec![e(100, 200, 4)])));
     let first: &[&[u8]] = &[&[2, 100, 2], &[0, 50, 2, 0xac, 2, 4, 32], &[9; 32]];
     let run = of(&[&of(first), &[30, 20, 2, 0xac, 2, 0, 32], &[9; 32]]);
     let extents = vec![e(100, 150, 4), e(180, 200, 0)];
-    assert_eq!(extent::rows(&extents).collect::<Vec<_>>(), [(200, run.clone())]);
+    assert_eq!(extent::rows(Ino(5), &extents), Ok(vec![(key, run.clone())]));
     assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &run), Ok((Ino(5), extents)));
     // It has to end where its key says, and to be a run.
     for (end, value) in [(201, &run), (150, &of(&[&[2, 100, 1], &of(&first[1..])]))] {
         assert!(extent::parse(&keys::extent(Ino(5), end), value).is_err());
     }
+    assert!(extent::rows(Ino(5), &[e(100, 200, 4), e(199, 210, 0)]).is_err(), "rows that reach into each other");
 }
 
 fn name() -> impl Strategy<Value = Name> {

@@ -42,13 +42,15 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange, at_
 
     // Half of what the group may touch is for what comes, half for what it replaces.
     let half = txn.budget() / 2;
-    let (replaced, _) = txn.reach(op.dst, inode.size, dst, half)?;
+    let (replaced, goes) = txn.reach(op.dst, inode.size, dst, half)?;
     let end = src.start + replaced.len();
+    let there = |offset: u64| offset - src.start + dst.start;
     let (mut at, mut left) = (src.start, half * at_once);
     while let Some(rest) = ByteRange::new(at, end).filter(|_| left > 0) {
-        let (from, extents) = txn.reach(op.src, src_size, rest, left.min(PART))?;
+        // Where both are one file, its last row may have grown by what was copied so far.
+        let size = if op.src == op.dst { inode.size } else { src_size };
+        let (from, extents) = txn.reach(op.src, size, rest, left.min(PART))?;
         left -= extents.len();
-        let there = |offset: u64| offset - src.start + dst.start;
         let copy = |extent: Extent| {
             let part = extent.slice(from)?;
             let range = ByteRange { start: there(part.range.start), end: there(part.range.end) };
@@ -63,7 +65,8 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange, at_
         }
         at = from.end;
     }
-    txn.spend((half * at_once - left).div_ceil(at_once))?;
+    let goes = goes.partition_point(|e| e.range.start < there(at));
+    txn.spend(goes + (half * at_once - left).div_ceil(at_once))?;
     if op.kill_priv {
         inode.kill_priv();
     }

@@ -32,7 +32,7 @@ pub(super) fn space(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Space) -> Res<O
         if let Some(inside) = inside {
             let budget = txn.budget();
             let (step, _) = txn.reach(op.ino, inode.size, inside, budget)?;
-            txn.punch(op.ino, &mut inode, step)?;
+            txn.punch(op.ino, &mut inode, &[step])?;
             if step.end < inside.end {
                 reached = Some(step);
             }

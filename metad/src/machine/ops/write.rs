@@ -19,9 +19,7 @@ pub(super) fn write(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Write) -> Res<O
     }
     let data_before = inode.data;
 
-    for hole in &op.holes {
-        txn.punch(op.ino, &mut inode, *hole)?;
-    }
+    txn.punch(op.ino, &mut inode, &op.holes)?;
     let mut extents = Vec::with_capacity(op.extents.len());
     for extent in &op.extents {
         extents.push(Extent { chunk: call.brought.resolve(txn, &extent.chunk)?, ..*extent });

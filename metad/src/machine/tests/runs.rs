@@ -2,9 +2,11 @@
 
 use dfs_core::attr::FileKind;
 use dfs_core::chunk::ChunkRef;
+use dfs_core::error::Refusal;
 use dfs_core::extent::{Extent, ExtentMap};
 use dfs_core::id::{Ino, SessionId};
-use dfs_core::op::{CloneRange, Op, Space};
+use dfs_core::limits::GROUP_EXTENTS;
+use dfs_core::op::{CloneRange, Op, Space, Write};
 use dfs_core::range::ByteRange;
 use proptest::prelude::*;
 
@@ -122,12 +124,97 @@ fn a_file_of_runs_is_freed_in_steps() {
     assert_eq!((rows(&rig, b), rows(&rig, a).len()), (vec![], 3 * RUN));
 }
 
+/// As many extents of `len` bytes one after the other, no two next to each other in the chunk.
+fn many(rig: &mut Rig, s: SessionId, ino: Ino, of: ChunkRef, n: u64, len: u64) {
+    let one = |i: u64| extent(len * i, len, of, ((i * 7) % 900) as u32);
+    for part in 0..n.div_ceil(2000) {
+        let extents = (part * 2000..n.min((part + 1) * 2000)).map(one).collect();
+        rig.op(s, write(ino, extents)).unwrap();
+    }
+}
+
+#[test]
+fn a_file_can_be_copied_to_its_own_end_in_several_parts() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, ..]) = files(&mut rig);
+    rig.checks = false;
+    many(&mut rig, s, b, c, 1054, 2);
+    rig.op(s, clone((b, 0), (a, 0), 2108)).unwrap();
+    let mut map = ExtentMap::default();
+    rig.extents(a).into_iter().for_each(|e| map.insert(e));
+    // From within the row that holds the end of what is copied.
+    let reply = rig.op(s, clone((a, 0), (a, 2106), 2106)).unwrap();
+    assert_eq!(reply.reached, 2106);
+    for e in rig.extents(b).into_iter().filter(|e| e.range.start < 2106) {
+        map.insert(Extent { range: ByteRange { start: e.range.start + 2106, end: e.range.end + 2106 }, ..e });
+    }
+    assert_eq!(rig.extents(a), map.iter().copied().collect::<Vec<_>>());
+    rig.checks = true;
+    rig.ok(Command::Start { start: dfs_core::id::StartId(7) });
+}
+
+#[test]
+fn what_is_replaced_is_counted_once_also_where_parts_of_a_copy_meet_in_it() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, d, _]) = files(&mut rig);
+    rig.checks = false;
+    let half = GROUP_EXTENTS as u64 / 2;
+    many(&mut rig, s, a, c, 8 * half, 4);
+    let wide = Ino(b.0 + 1);
+    rig.op(s, create(wide, Ino::ROOT, "wide", FileKind::File)).unwrap();
+    many(&mut rig, s, wide, d, half, 32);
+    many(&mut rig, s, b, d, half, 4);
+    // Each of them goes, and the parts of the copy end in the middle of one.
+    assert_eq!(rig.op(s, clone((a, 0), (wide, 2), 32 * half)).map(|reply| reply.reached), Ok(32 * half));
+    let Op::Clone(short) = clone((a, 0), (b, 2), 4 * half) else { panic!() };
+    assert_eq!(rig.op(s, Op::ShortClone(short)).map(|reply| reply.reached), Ok(4 * half));
+    rig.checks = true;
+    rig.ok(Command::Start { start: dfs_core::id::StartId(7) });
+}
+
+#[test]
+fn an_extent_costs_as_much_as_there_are_writes_into_it() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, d, _]) = files(&mut rig);
+    let most = GROUP_EXTENTS as u64 / 2;
+    let whole = |ino| write(ino, vec![bytes(ByteRange { start: 0, end: 2 * SIZE }, c)]);
+    let pieces = |n: u64| (0..n).map(|i| extent(i, 1, d, (i % 900) as u32)).collect::<Vec<_>>();
+    // What is written reaches into a second one.
+    let longer = |ino| {
+        Op::Clone(CloneRange {
+            src: ino,
+            src_offset: 0,
+            dst: ino,
+            dst_offset: 2 * SIZE,
+            len: 500,
+            mtime: at(7),
+            kill_priv: false,
+        })
+    };
+    for ino in [a, b] {
+        rig.op(s, whole(ino)).unwrap();
+        rig.op(s, longer(ino)).unwrap();
+    }
+    rig.checks = false;
+    assert_eq!(rig.op(s, write(a, pieces(most + 1))).unwrap_err(), Refusal::TooManyExtents);
+    rig.op(s, write(b, pieces(most))).unwrap();
+    let holes = |n: u64| {
+        let holes = (0..n).map(|i| ByteRange { start: i, end: i + 1 }).collect();
+        Op::Write(Write { ino: a, extents: vec![], holes, mtime: at(7), kill_priv: false })
+    };
+    rig.op(s, holes(1900)).unwrap();
+    assert_eq!(rig.extents(a)[0].range.start, 1900);
+    rig.checks = true;
+    rig.ok(Command::Start { start: dfs_core::id::StartId(7) });
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { file: usize, at: Vec<(u64, u64)>, of: usize },
     Hole { file: usize, at: u64, len: u64 },
     Truncate { file: usize, size: u64 },
-    Clone { from: usize, at: u64, to: u64, len: u64 },
+    Holes { file: usize, at: Vec<(u64, u64)> },
+    Clone { from: usize, same: bool, at: u64, to: u64, len: u64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -137,7 +224,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(file, at, of)| Step::Write { file, at, of }),
         2 => (file(), 0..SIZE, 1..40_u64).prop_map(|(file, at, len)| Step::Hole { file, at, len }),
         1 => (file(), 0..SIZE).prop_map(|(file, size)| Step::Truncate { file, size }),
-        4 => (file(), 0..SIZE, 0..SIZE, 1..SIZE).prop_map(|(from, at, to, len)| Step::Clone { from, at, to, len }),
+        1 => (file(), proptest::collection::vec((0..SIZE, 1..4_u64), 1..40)).prop_map(|(file, at)| Step::Holes { file, at }),
+        4 => (file(), any::<bool>(), 0..SIZE, 0..SIZE, 1..SIZE)
+            .prop_map(|(from, same, at, to, len)| Step::Clone { from, same, at, to, len }),
     ]
 }
 
@@ -166,8 +255,21 @@ fn take(step: &Step, inos: [Ino; 2], chunks: [ChunkRef; 3], maps: &mut [ExtentMa
             sizes[*file] = *size;
             truncate(inos[*file], *size)
         }
-        Step::Clone { from, at, to, len } => {
-            let target = 1 - from;
+        Step::Holes { file, at } => {
+            let holes: Vec<_> = at.iter().map(|(at, len)| ByteRange { start: *at, end: at + len }).collect();
+            holes.iter().for_each(|hole| maps[*file].punch(*hole));
+            Op::Write(Write {
+                ino: inos[*file],
+                extents: vec![],
+                holes,
+                mtime: crate::machine::tests::rig::at(7),
+                kill_priv: false,
+            })
+        }
+        Step::Clone { from, same, at, to, len } => {
+            // In one file they must not overlap.
+            let len = if *same { (*len).min(at.abs_diff(*to)).max(1) } else { *len };
+            let target = if *same && at != to { *from } else { 1 - from };
             if let Some(src) = ByteRange::new(*at, (at + len).min(sizes[*from])) {
                 let copies: Vec<Extent> = maps[*from].overlapping(src).filter_map(|e| e.slice(src)).collect();
                 maps[target].punch(ByteRange { start: *to, end: to + src.len() });
@@ -177,7 +279,7 @@ fn take(step: &Step, inos: [Ino; 2], chunks: [ChunkRef; 3], maps: &mut [ExtentMa
                 }
                 sizes[target] = sizes[target].max(to + src.len());
             }
-            clone((inos[*from], *at), (inos[target], *to), *len)
+            clone((inos[*from], *at), (inos[target], *to), len)
         }
     }
 }
