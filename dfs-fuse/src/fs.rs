@@ -295,10 +295,14 @@ impl Filesystem for Dfs {
         data::write(self, req, fh.0, offset, data, (write_flags, flags), reply);
     }
 
-    fn flush(&self, _req: &Request, _node: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, _node: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let _context = self.tasks.enter();
-        self.vfs.unlock_all(fh.0, owner(lock_owner));
-        self.tasks.now(reply, self.vfs.flush(fh.0));
+        let unlocked = self.vfs.unlock_all(fh.0, owner(lock_owner));
+        let flushed = self.vfs.flush(fh.0);
+        match unlocked {
+            None => self.tasks.now(reply, flushed),
+            Some(unlocked) => locks::when_unlocked(self, req, unlocked, flushed, reply),
+        }
     }
 
     fn release(

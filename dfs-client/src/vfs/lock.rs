@@ -18,7 +18,7 @@ use dfs_core::op::{Group, Op};
 use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 use futures::FutureExt;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::attr::wrong_answer;
 use super::inode::Inode;
@@ -101,6 +101,9 @@ async fn left(leaving: &Leaving, killed: bool) {
         }
     }
 }
+
+/// Ends, with whatever, when locks are given up or gone with their session.
+pub type Unlocked = oneshot::Receiver<()>;
 
 impl Vfs {
     /// The lock that keeps `owner` from having this one, if any. The pid is 0 when it belongs to another client.
@@ -205,24 +208,24 @@ impl Vfs {
         }
     }
 
-    /// close(2) by `owner`: all its locks of the file go, in the background but before any later change. Waits for
-    /// nothing.
-    pub fn unlock_all(&self, fh: u64, owner: LockOwner) {
-        let Ok(handle) = self.handle(fh) else { return };
-        if self.locks.forget(handle.inode.ino, owner) {
-            self.let_go(&handle.inode, owner);
-        }
+    /// close(2) by `owner`: all its locks of the file go, in the background but before any later change of this mount.
+    /// If it had any: what ends when they are gone for other mounts as well.
+    pub fn unlock_all(&self, fh: u64, owner: LockOwner) -> Option<Unlocked> {
+        let handle = self.handle(fh).ok()?;
+        self.locks.forget(handle.inode.ino, owner).then(|| self.let_go(&handle.inode, owner))
     }
 
     /// The last descriptor of an open file is gone, and with it the locks that belong to the open file itself.
     pub(super) fn unlock_handle(&self, inode: &Arc<Inode>, fh: u64) {
         for owner in self.locks.forget_handle(inode.ino, fh) {
-            self.let_go(inode, owner);
+            // The kernel waits for nothing here.
+            drop(self.let_go(inode, owner));
         }
     }
 
-    fn let_go(&self, inode: &Arc<Inode>, owner: LockOwner) {
-        let Some(vfs) = self.shared() else { return };
+    fn let_go(&self, inode: &Arc<Inode>, owner: LockOwner) -> Unlocked {
+        let (ends, gone) = oneshot::channel();
+        let Some(vfs) = self.shared() else { return gone };
         let (turn, inode) = (turn(inode), inode.clone());
         let session = self.meta.session();
         self.runtime.spawn(async move {
@@ -242,8 +245,9 @@ impl Vfs {
                 }
                 tokio::time::sleep(AGAIN).await;
             }
-            drop(guard);
+            drop((guard, ends));
         });
+        gone
     }
 
     /// The session has ended: who had locks has none any more, and hears of it by the next write, fsync or close.

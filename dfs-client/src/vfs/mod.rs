@@ -39,7 +39,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use self::acl::acl_kind;
 pub(crate) use self::handle::FileHandle;
 pub(crate) use self::inode::{Feed, Inode, Neighbours, State};
-pub use self::lock::{Leaving, LockRequest};
+pub use self::lock::{Leaving, LockRequest, Unlocked};
 pub use self::space::Seek;
 pub use self::types::{Caller, DirItem, Entry, Invalidator, Opened};
 

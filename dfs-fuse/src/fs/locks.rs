@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_client::vfs::LockRequest;
+use dfs_client::error::FsResult;
+use dfs_client::vfs::{LockRequest, Unlocked};
 use dfs_core::id::{Ino, LockOwner};
 use dfs_core::lock::{LockInfo, LockKind, is_lockable};
 use dfs_core::range::ByteRange;
@@ -19,6 +20,9 @@ use crate::task::Manner;
 
 /// Longer than anybody waits.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How long a close waits for its locks to be given up, when metad does not answer.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// A lock as `struct flock` has it; the kernel's last byte is inside.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,16 @@ pub(super) fn setlk(dfs: &Dfs, req: &Request, fh: u64, owner: LockOwner, flock: 
     // It looks for signals itself, since it knows when it may go; nobody else interrupts it.
     let op = async move { vfs.setlk(fh, request, wait, leaving).await };
     dfs.tasks.run(0, FOREVER, Manner::Asks, reply, op, |()| ());
+}
+
+/// close(2) of who had locks: as on a local filesystem they are gone when it returns, unless metad does not answer.
+pub(super) fn when_unlocked(dfs: &Dfs, req: &Request, gone: Unlocked, closed: FsResult<()>, reply: ReplyEmpty) {
+    let op = async move {
+        // What could not be given up yet goes on in the background.
+        let _ = tokio::time::timeout(CLOSE, gone).await;
+        closed
+    };
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Changes, reply, op, |()| ());
 }
 
 #[cfg(test)]

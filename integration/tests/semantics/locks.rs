@@ -128,6 +128,27 @@ fn ranges_kinds_and_owners_are_those_of_a_local_filesystem() -> Result<()> {
 }
 
 #[test]
+fn a_close_returns_when_its_locks_are_gone_for_other_mounts_too() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"")?;
+    // What was written under the lock has to be saved before.
+    let script = r#"
+a, b = Keeper(sys.argv[1]), Keeper(sys.argv[2])
+for n in range(10):
+    assert a("lock(fd, W)") == "ok"
+    assert a("os.pwrite(fd, b'x' * (4 << 20), 0)") == str(4 << 20)
+    assert a("os.close(os.open(sys.argv[1], os.O_RDONLY))") == "None"
+    assert (b("lock(fd, W)"), b("lock(fd, U)")) == ("ok", "ok"), n
+a.end()
+b.end()
+"#;
+    python(script, &[&scene.path("f"), &other.path.join("f")])?;
+    drop(other);
+    scene.finish()
+}
+
+#[test]
 fn waiting_ends_with_the_lock_with_a_signal_or_is_refused_when_it_would_never_end() -> Result<()> {
     let scene = Scene::new()?;
     let other = scene.cluster.mount("other")?;
