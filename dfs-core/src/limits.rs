@@ -36,7 +36,7 @@ pub const OPS: usize = 4096;
 /// pages: writes through the kernel's cache never make more. To rewrite at fewer would copy the same bytes over and over:
 /// at 4,096, six times what is written here and there in pages.
 pub const CROWDED_EXTENTS: usize = 16_384;
-/// Extents that one group may add, alter or drop.
+/// Extents that one group may add, alter or drop; of those that it copies, eight count as one.
 pub const GROUP_EXTENTS: usize = 4096;
 /// Chunks that one commit may bring.
 pub const PUTS: usize = 4096;

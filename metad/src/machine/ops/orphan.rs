@@ -67,7 +67,7 @@ pub(in crate::machine) fn reap_inode(txn: &mut Txn<'_, '_>, ino: Ino) -> Res<Rep
     }
 }
 
-/// Drops at most `left` rows of an inode, and the inode when none are left. Says whether it is gone.
+/// Drops at most `left` extents and other rows of an inode, and the inode when none are left. Says whether it is gone.
 fn free(txn: &mut Txn<'_, '_>, ino: Ino, orphan: &OrphanRow, left: &mut usize) -> Res<bool> {
     let key = keys::inode(ino);
     let missing = || corrupt(Table::Inode, &key, "it has an orphan row but does not exist");
