@@ -1,7 +1,8 @@
 //! Listing directories.
 //!
-//! A handle reads pages of a thousand entries in order of their names and keeps one. A cookie is the running
-//! number of an entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page.
+//! A handle reads pages in order of their names and keeps one; the first is short, so that it comes soon, the later ones
+//! have up to a thousand entries. A cookie is the running number of an entry (`.` is 1, `..` is 2); where each page begins
+//! is kept, so that going back costs one page.
 //! Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
 
 use std::collections::HashMap;
@@ -27,6 +28,12 @@ use crate::error::{FsError, FsResult};
 
 /// `.` and `..`.
 const DOTS: u64 = 2;
+
+/// Entries of the first page: with the dots, what the kernel takes of a READDIRPLUS into glibc's buffer of 32 KiB.
+const FIRST_PAGE: u32 = 190;
+/// Of the longest: five times what it takes, and no more than metad gives.
+const LONG_PAGE: u32 = 960;
+const _: () = assert!(LONG_PAGE <= DIR_ENTRIES);
 
 /// Open directories.
 pub(crate) type DirHandles = Numbered<DirHandle>;
@@ -73,6 +80,11 @@ impl Listing {
         let ahead = self.ahead.take().filter(|ahead| (ahead.before, ahead.plus) == (before, plus))?;
         ahead.page.await.ok()?.ok()
     }
+}
+
+/// Entries of a page with so many before it. Twice as many: while its reader takes those, metad finds about twice as many.
+fn length(before: u64) -> u32 {
+    u32::try_from(before.saturating_mul(2)).unwrap_or(LONG_PAGE).clamp(FIRST_PAGE, LONG_PAGE)
 }
 
 impl Page {
@@ -197,7 +209,7 @@ impl Vfs {
             let (before, after) = start;
             let page = match listing.take_ahead(before, plus).await {
                 Some(page) if self.dentries.is_current(page.ticket, ino) => page,
-                _ => self.page(ino, before, after, plus, DIR_ENTRIES).await?,
+                _ => self.page(ino, before, after, plus, length(before)).await?,
             };
             let next = before + page.entries.len() as u64;
             let last = page.entries.last().map(|e| e.name.clone());
@@ -215,10 +227,12 @@ impl Vfs {
         }
     }
 
-    /// Asks for the page after the current one when its reader has come back for more: metad looks it up meanwhile. Not
-    /// for one who changes the directory while reading it, since what was read before a change is not used.
+    /// Asks for the page after the current one, which is the first or one whose reader has come back for more: metad
+    /// looks it up meanwhile. Not for one who changes the directory while reading it, since what was read before a
+    /// change is not used.
     fn list_ahead(&self, ino: Ino, listing: &mut Listing, index: u64, plus: bool) {
-        let Some(page) = listing.page.as_ref().filter(|page| index > page.before && listing.ahead.is_none()) else {
+        let goes_on = |page: &&Page| index > page.before || page.before == 0;
+        let Some(page) = listing.page.as_ref().filter(goes_on).filter(|_| listing.ahead.is_none()) else {
             return;
         };
         if !self.dentries.is_current(page.ticket, ino) {
@@ -226,7 +240,8 @@ impl Vfs {
         }
         let (before, after) = (page.after(), page.more_after());
         if let (Some(after), Some(vfs)) = (after, self.shared()) {
-            let page = self.runtime.spawn(async move { vfs.page(ino, before, Some(after), plus, DIR_ENTRIES).await });
+            let page = async move { vfs.page(ino, before, Some(after), plus, length(before)).await };
+            let page = self.runtime.spawn(page);
             listing.ahead = Some(Ahead { before, plus, page });
         }
     }

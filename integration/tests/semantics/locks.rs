@@ -6,6 +6,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use dfs_integration::daemon::Daemon;
 use dfs_integration::tool::sh;
 
 use crate::Scene;
@@ -144,6 +145,34 @@ a.end()
 b.end()
 "#;
     python(script, &[&scene.path("f"), &other.path.join("f")])?;
+    drop(other);
+    scene.finish()
+}
+
+#[test]
+fn a_close_does_not_wait_for_a_metad_that_does_not_answer() -> Result<()> {
+    let scene = Scene::new()?;
+    let other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), b"")?;
+    let script = r#"
+a, b = Keeper(sys.argv[1]), Keeper(sys.argv[2])
+metad = int(sys.argv[3])
+assert a("lock(fd, W)") == "ok"
+os.kill(metad, signal.SIGSTOP)
+try:
+    began = time.time()
+    assert a("os.close(fd)") == "None"
+    took = time.time() - began
+finally:
+    os.kill(metad, signal.SIGCONT)
+assert took < 10, took
+# It has not forgotten them.
+soon("the lock of a closed file stays", lambda: b("lock(fd, W)"), lambda l: l == "ok")
+a.end()
+b.end()
+"#;
+    let metad = scene.cluster.metad.as_ref().map_or(0, Daemon::pid).to_string();
+    python(script, &[&scene.path("f"), &other.path.join("f"), Path::new(&metad)])?;
     drop(other);
     scene.finish()
 }

@@ -20,7 +20,12 @@ use rocksdb::{
     ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
-use super::{APPLIED_KEY, Batch, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
+use super::{APPLIED_KEY, Batch, Change, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
+
+/// What an entry of a batch has besides its key and its value, at most: a tag, the family, two lengths.
+const BATCH_ENTRY: usize = 16;
+/// A batch without entries, and the one that says up to where the log was applied.
+const BATCH_ALONE: usize = 64;
 
 /// Bounds of a [`RocksKv`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,7 +207,9 @@ impl Snapshot for RocksKv {
 
 impl Kv for RocksKv {
     fn write(&self, batch: Batch, applied: LogIndex) -> Result<(), KvError> {
-        let mut out = WriteBatch::default();
+        // As long as it will be: to grow is to copy, and a long batch grows into pages that were never touched.
+        let bytes = |(_, key, value): &Change| BATCH_ENTRY + key.len() + value.as_ref().map_or(0, Vec::len);
+        let mut out = WriteBatch::with_capacity_bytes(batch.changes().iter().map(bytes).sum::<usize>() + BATCH_ALONE);
         for (table, key, value) in batch.changes() {
             match value {
                 Some(value) => out.put_cf(self.inner.family(*table), key, value),

@@ -44,10 +44,15 @@ impl Txn<'_, '_> {
         for end in runs.ends() {
             self.kv.delete(Table::Extent, keys::extent(ino, end));
         }
-        now.extend_from_slice(with);
-        // Of two lists in order; to put them together is what this sort does well.
-        now.sort_by_key(|e| e.range.start);
-        for (key, value) in extent::rows(ino, &now)? {
+        let now = if now.is_empty() {
+            with
+        } else {
+            now.extend_from_slice(with);
+            // Of two lists in order; to put them together is what this sort does well.
+            now.sort_by_key(|e| e.range.start);
+            &now
+        };
+        for (key, value) in extent::rows(ino, now)? {
             self.kv.put(Table::Extent, key, value);
         }
         Ok(hit)
