@@ -1,12 +1,11 @@
 //! Verified pieces of chunks in memory, and below it on disk, if there is a [`Disk`]. Chunks are immutable, so what is
 //! here is right for ever.
 //!
-//! Readers in order want long pieces. Readers here and there want a few KiB each, and get just those, unless they come
-//! back to the same neighbourhood soon: then its *patch* is fetched whole and kept. With a disk, soon is as long as
-//! the disk would keep the patches, and a read near one of the last few has its patch fetched at once.
+//! Readers in order want long pieces. Readers here and there want a few KiB each, and get those, or what is [worth having]
+//! around them.
+//!
+//! [worth having]: super::visits
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::time::timeout;
 
 use super::disk::Disk;
+use super::visits::{Visits, Worth};
 use crate::error::FsResult;
 
 /// Bytes of one piece of a big chunk.
@@ -37,9 +37,6 @@ const SETTLING: Duration = Duration::from_secs(2);
 const PATCH: u32 = 1 << 31;
 /// Patches that are remembered as visited, at most: 8 MiB.
 const VISITED: u64 = 1 << 20;
-/// The last visits, to any file: a read within [`PIECE_BYTES`] of one of them is near. Few, so that reads all over a
-/// file of a few hundred MiB are not.
-const RECENT: usize = 16;
 
 /// A piece: the whole of a small chunk, else one of [`PIECE_BYTES`] (the last is shorter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,12 +96,7 @@ impl Weighter<PieceKey, Bytes> for Weight {
 #[derive(Debug)]
 pub struct Chunks {
     pieces: Cache<PieceKey, Bytes, Weight>,
-    /// Of the patches that were lately read from, as many as there is room for. Each has one place.
-    visited: Vec<AtomicU64>,
-    /// The pieces around the last patches that were read from, and the next place.
-    recent: [AtomicU64; RECENT],
-    next: AtomicUsize,
-    hasher: RandomState,
+    visits: Visits,
     disk: Option<Disk>,
 }
 
@@ -126,9 +118,7 @@ impl Chunks {
             // Each has one place: with twice as many few drive others out.
             Some(disk) => (disk.bytes() / u64::from(PATCH_BYTES) * 2).min(VISITED),
         };
-        let visited = (0..patches.max(1)).map(|_| AtomicU64::new(0)).collect();
-        let recent = [const { AtomicU64::new(0) }; RECENT];
-        Self { pieces, visited, recent, next: AtomicUsize::new(0), hasher: RandomState::new(), disk }
+        Self { pieces, visits: Visits::new(patches), disk }
     }
 
     /// A piece, if it is in memory.
@@ -166,28 +156,13 @@ impl Chunks {
         self.has(key) || self.disk.as_ref().is_some_and(|disk| disk.has(key))
     }
 
-    /// Somebody reads from a patch that is not here: whether it is worth having.
-    pub fn visit(&self, patch: &PieceKey) -> bool {
-        let hash = self.hasher.hash_one(patch);
-        let place = (hash % self.visited.len() as u64) as usize;
-        let again = self.visited[place].swap(hash, Ordering::Relaxed) == hash;
-        let Some(disk) = &self.disk else { return again };
-        let worth = self.is_near(patch) || again;
-        if !worth {
+    /// Somebody reads from a patch that is not here: what is worth having.
+    pub fn visit(&self, patch: &PieceKey) -> Worth {
+        let worth = self.visits.visit(patch, self.disk.as_ref().is_some_and(Disk::fills));
+        if let Some(disk) = self.disk.as_ref().filter(|_| worth == Worth::Nothing) {
             disk.missed();
         }
         worth
-    }
-
-    /// Whether one of the last visits was near this one.
-    fn is_near(&self, patch: &PieceKey) -> bool {
-        let around = self.hasher.hash_one((patch.id, patch.number / (PIECE_BYTES / PATCH_BYTES)));
-        let near = self.recent.iter().any(|other| other.load(Ordering::Relaxed) == around);
-        if !near {
-            let next = self.next.fetch_add(1, Ordering::Relaxed) % RECENT;
-            self.recent[next].store(around, Ordering::Relaxed);
-        }
-        near
     }
 
     /// Keeps a verified piece.
@@ -258,38 +233,17 @@ mod tests {
     }
 
     #[test]
-    fn patches_cover_a_chunk_and_are_worth_having_at_the_second_visit() {
+    fn patches_cover_a_chunk() {
         let chunk = ChunkRef { id: ChunkId([1; 32]), len: 3 * PATCH_BYTES + 5, slot: SlotId(0) };
         let first = patch_at(&chunk, PATCH_BYTES - 1);
         assert_eq!((first.offset, first.len), (0, PATCH_BYTES));
         let last = patch_at(&chunk, 3 * PATCH_BYTES + 4);
         assert_eq!((last.offset, last.len), (3 * PATCH_BYTES, 5));
         assert_ne!(first.key, piece_at(&chunk, 0).key);
-        let cache = Chunks::new(64 << 20, None);
-        assert!(!cache.visit(&first.key) && !cache.visit(&last.key));
-        assert!(cache.visit(&first.key) && cache.visit(&last.key));
-        // Visits all over a file that is much larger than the cache: hardly any patch is fetched for nothing.
-        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
-        let again = (0..4096).filter(|n| cache.visit(&far(*n))).count();
-        assert!(again < 100, "{again}");
     }
 
     fn disk(dir: &std::path::Path) -> Disk {
         Disk::open(&DiskCache { dir: dir.join("cache"), bytes: DiskCache::LEAST }).unwrap()
-    }
-
-    #[test]
-    fn with_a_disk_reads_near_each_other_are_worth_a_patch_at_once() {
-        let temp = tempfile::tempdir_in("/var/tmp").unwrap();
-        let cache = Chunks::new(64 << 20, Some(disk(temp.path())));
-        let chunk = ChunkRef { id: ChunkId([1; 32]), len: 64 << 20, slot: SlotId(0) };
-        let visit = |at| cache.visit(&patch_at(&chunk, at).key);
-        assert!(!visit(0) && visit(PIECE_BYTES - 1) && !visit(PIECE_BYTES));
-        assert!(visit(0), "once more");
-        // All over a large file hardly any patch is fetched for nothing.
-        let far = |n: u32| PieceKey { id: ChunkId([2; 32]), number: PATCH | (n.wrapping_mul(2_654_435_761) % 65_536) };
-        let worth = (0..400).filter(|n| cache.visit(&far(*n))).count();
-        assert!(worth < 40, "{worth}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -8,3 +8,4 @@ pub mod chunk;
 pub mod dentry;
 pub mod disk;
 pub mod told;
+pub mod visits;

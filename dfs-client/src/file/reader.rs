@@ -16,6 +16,7 @@ use dfs_core::range::ByteRange;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::cache::chunk::{PieceAt, is_small, patch_at, piece_at};
+use crate::cache::visits::Worth;
 use crate::error::{FsError, FsResult};
 use crate::lock::lock;
 use crate::vfs::{FileHandle, Inode, Neighbours, State, Vfs};
@@ -214,11 +215,16 @@ impl Vfs {
             let whole = self.fetch_piece(chunk, piece).await?;
             return cut(&whole, wanted.from - piece.offset, wanted.len);
         }
-        if let Some(patch) = wanted.patch()
-            && self.pieces.visit(&patch.key)
-        {
-            let whole = self.fetch_piece(chunk, patch).await?;
-            return cut(&whole, wanted.from - patch.offset, wanted.len);
+        if let Some(patch) = wanted.patch() {
+            let around = match self.pieces.visit(&patch.key) {
+                Worth::Nothing => None,
+                Worth::Patch => Some(patch),
+                Worth::Piece => Some(piece),
+            };
+            if let Some(around) = around {
+                let whole = self.fetch_piece(chunk, around).await?;
+                return cut(&whole, wanted.from - around.offset, wanted.len);
+            }
         }
         let near = group_range(u64::from(wanted.from)..u64::from(wanted.from + wanted.len), u64::from(chunk.len));
         let (start, end) = (near.start.min(u64::from(wanted.from)), near.end);

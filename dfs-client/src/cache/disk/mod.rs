@@ -185,9 +185,15 @@ impl Disk {
         }
     }
 
+    /// Whether it keeps anything now.
+    #[must_use]
+    pub fn fills(&self) -> bool {
+        !self.shared.fills.is_off()
+    }
+
     /// Keeps a verified piece, soon, unless the disk cannot keep up.
     pub fn keep(&self, key: PieceKey, piece: &Bytes) {
-        if !self.shared.fills.is_off() && self.shared.index.find(Index::name(&key)).is_none() {
+        if self.fills() && self.shared.index.find(Index::name(&key)).is_none() {
             self.writer.keep(key, piece);
         }
     }
