@@ -75,9 +75,10 @@ struct Ahead {
 }
 
 impl Listing {
-    /// The page that was asked for ahead, if it is this one and came.
+    /// The page that was asked for ahead, if it is this one and came. One with attributes serves who wants none: for its
+    /// first names the kernel asks for them, whatever the program is, and often for no others'.
     async fn take_ahead(&mut self, before: u64, plus: bool) -> Option<Page> {
-        let ahead = self.ahead.take().filter(|ahead| (ahead.before, ahead.plus) == (before, plus))?;
+        let ahead = self.ahead.take().filter(|ahead| ahead.before == before && (ahead.plus || !plus))?;
         ahead.page.await.ok()?.ok()
     }
 }

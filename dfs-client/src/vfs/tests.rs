@@ -190,17 +190,22 @@ async fn a_listing_that_changes_its_mind_about_attributes_leaves_nothing_out() {
 async fn the_second_page_of_a_listing_is_on_its_way_when_the_first_is_read() {
     let (meta, vfs) = setup(Duration::from_secs(5)).await;
     let root = Answer::Node(NodeInfo { attr: attr(Ino::ROOT, FileKind::Directory), extents: None });
-    let pages = [listed(1000..1190, true, false), listed(1190..1300, true, true)];
-    meta.state().answers.extend([vec![root], pages.to_vec()].concat().into_iter().map(Into::into));
-    let fh = vfs.opendir(Ino::ROOT).await.unwrap();
-    let first = vfs.readdir(fh, 0, true, 192).await.unwrap();
-    assert_eq!(first.len(), 192, "the dots and the first page, which is short");
-    let begun = Instant::now();
-    while !meta.state().answers.is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "nobody asked for the second page");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    meta.state().answers.extend([root.into()]);
+    // With attributes, as the kernel begins; then with or without.
+    for plus in [true, false] {
+        let pages = [listed(1000..1190, true, false), listed(1190..1300, true, true)];
+        meta.state().answers.extend(pages.map(Into::into));
+        let fh = vfs.opendir(Ino::ROOT).await.unwrap();
+        let first = vfs.readdir(fh, 0, true, 192).await.unwrap();
+        assert_eq!(first.len(), 192, "the dots and the first page, which is short");
+        let begun = Instant::now();
+        while !meta.state().answers.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "nobody asked for the second page");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let second = vfs.readdir(fh, first[191].cookie_after, plus, 192).await.unwrap();
+        let seen: Vec<u64> = first[2..].iter().chain(&second).map(|item| item.ino.0).collect();
+        assert_eq!(seen, (1000..1300).collect::<Vec<_>>());
+        assert!(second.iter().all(|item| item.entry.is_some() == plus));
     }
-    let second = vfs.readdir(fh, first[191].cookie_after, true, 192).await.unwrap();
-    let seen: Vec<u64> = first[2..].iter().chain(&second).map(|item| item.ino.0).collect();
-    assert_eq!(seen, (1000..1300).collect::<Vec<_>>());
 }
