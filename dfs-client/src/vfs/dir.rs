@@ -1,9 +1,7 @@
 //! Listing directories.
 //!
-//! A handle reads pages in order of their names and keeps one; the first is short, so that it comes soon, the later ones
-//! have up to a thousand entries. A cookie is the running number of an entry (`.` is 1, `..` is 2); where each page begins
-//! is kept, so that going back costs one page.
-//! Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
+//! A handle reads [pages](super::listing) in order of their names and keeps one. A cookie is the running number of an
+//! entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page. Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,24 +14,17 @@ use dfs_core::id::Ino;
 use dfs_core::limits::DIR_ENTRIES;
 use dfs_core::name::Name;
 use dfs_core::query::{Answer, DirEntry, Query};
-use tokio::task::JoinHandle;
 
 use super::handle::Numbered;
 use super::inode::Neighbours;
+use super::listing::{Ahead, Listing, Page, length};
 use super::types::{DirItem, Entry};
 use super::{Vfs, attr::wrong_answer};
 use crate::cache::chunk::is_small;
-use crate::cache::dentry::Ticket;
 use crate::error::{FsError, FsResult};
 
 /// `.` and `..`.
 const DOTS: u64 = 2;
-
-/// Entries of the first page: with the dots, what the kernel takes of a READDIRPLUS into glibc's buffer of 32 KiB.
-const FIRST_PAGE: u32 = 190;
-/// Of the longest: five times what it takes, and no more than metad gives.
-const LONG_PAGE: u32 = 960;
-const _: () = assert!(LONG_PAGE <= DIR_ENTRIES);
 
 /// Open directories.
 pub(crate) type DirHandles = Numbered<DirHandle>;
@@ -45,63 +36,6 @@ pub(crate) struct DirHandle {
     /// Seals given up before this were reported to this handle or are none of its business.
     lost_seen: AtomicU64,
     listing: tokio::sync::Mutex<Listing>,
-}
-
-#[derive(Debug, Default)]
-struct Listing {
-    /// Pages begin here: the number of entries before, and the name before. The first is (0, None).
-    starts: Vec<(u64, Option<Name>)>,
-    page: Option<Page>,
-    ahead: Option<Ahead>,
-}
-
-#[derive(Debug)]
-pub(super) struct Page {
-    /// Entries before it.
-    before: u64,
-    entries: Vec<DirEntry>,
-    ticket: Ticket,
-    plus: bool,
-    /// Whether it is the last.
-    end: bool,
-}
-
-/// A page that is on its way.
-#[derive(Debug)]
-struct Ahead {
-    before: u64,
-    plus: bool,
-    page: JoinHandle<FsResult<Page>>,
-}
-
-impl Listing {
-    /// The page that was asked for ahead, if it is this one and came. One with attributes serves who wants none: for its
-    /// first names the kernel asks for them, whatever the program is, and often for no others'.
-    async fn take_ahead(&mut self, before: u64, plus: bool) -> Option<Page> {
-        let ahead = self.ahead.take().filter(|ahead| ahead.before == before && (ahead.plus || !plus))?;
-        ahead.page.await.ok()?.ok()
-    }
-}
-
-/// Entries of a page with so many before it. Twice as many: while its reader takes those, metad finds about twice as many.
-fn length(before: u64) -> u32 {
-    u32::try_from(before.saturating_mul(2)).unwrap_or(LONG_PAGE).clamp(FIRST_PAGE, LONG_PAGE)
-}
-
-impl Page {
-    fn has(&self, index: u64) -> bool {
-        index >= self.before && index < self.after()
-    }
-
-    /// Its last name, if there are more after it.
-    pub(super) fn more_after(&self) -> Option<Name> {
-        self.entries.last().filter(|_| !self.end).map(|e| e.name.clone())
-    }
-
-    /// The number of the first entry after it.
-    fn after(&self) -> u64 {
-        self.before + self.entries.len() as u64
-    }
 }
 
 impl Vfs {

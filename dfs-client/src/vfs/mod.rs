@@ -14,6 +14,7 @@ mod dir;
 mod handle;
 mod inode;
 mod invalidate;
+mod listing;
 mod lock;
 mod namespace;
 mod nearby;
