@@ -35,7 +35,7 @@ const LOADING: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_secs(2);
 /// Marks the number of a patch.
 const PATCH: u32 = 1 << 31;
-/// Patches that are remembered as visited, at most: 8 MiB.
+/// Patches that are remembered as visited, at most: 8 MiB, and one more for their pieces.
 const VISITED: u64 = 1 << 20;
 
 /// A piece: the whole of a small chunk, else one of [`PIECE_BYTES`] (the last is shorter).

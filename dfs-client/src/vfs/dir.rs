@@ -1,7 +1,8 @@
 //! Listing directories.
 //!
 //! A handle reads [pages](super::listing) in order of their names and keeps one. A cookie is the running number of an
-//! entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page. Entries made or taken away meanwhile never disturb the others' names, only (for those who go back) their numbers.
+//! entry (`.` is 1, `..` is 2); where each page begins is kept, so that going back costs one page. Entries made or taken
+//! away meanwhile never disturb the others' names, only (for those who go back) their numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
