@@ -5,14 +5,14 @@
 //! - The kernel's pages are of one `data` too. When it turns out to be another, they are stale and must go.
 //!   While commits of this client are in flight nobody can tell whose change it was: judged when they are back.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_core::attr::Attr;
 use dfs_core::extent::{Extent, ExtentMap};
 use dfs_core::range::ByteRange;
 
-/// Extents kept of one file; over it, they are forgotten and asked for again.
-const EXTENTS: usize = 16_384;
+use super::extents::{Extents, Room};
 
 /// Whether the kernel must drop the pages of the file.
 #[must_use]
@@ -25,7 +25,7 @@ pub enum Pages {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Known {
     attr: Option<(Attr, Instant)>,
     extents: Extents,
@@ -35,33 +35,13 @@ pub struct Known {
     in_flight: u32,
 }
 
-#[derive(Debug, Default)]
-struct Extents {
-    data: u64,
-    map: ExtentMap,
-    /// Where the map is complete; in order, not touching.
-    complete: Vec<ByteRange>,
-}
-
-impl Extents {
-    fn reset(&mut self, data: u64) {
-        *self = Self { data, ..Self::default() };
-    }
-
-    fn completed(&mut self, mut range: ByteRange) {
-        self.complete.retain(|r| {
-            let apart = r.end < range.start || r.start > range.end;
-            if !apart {
-                range = ByteRange { start: r.start.min(range.start), end: r.end.max(range.end) };
-            }
-            apart
-        });
-        let at = self.complete.partition_point(|r| r.start < range.start);
-        self.complete.insert(at, range);
-    }
-}
-
 impl Known {
+    /// Nothing; extents are counted in `room`.
+    #[must_use]
+    pub fn new(room: Arc<Room>) -> Self {
+        Self { attr: None, extents: Extents::new(room), pages: None, in_flight: 0 }
+    }
+
     /// The newest attributes, however old.
     #[must_use]
     pub fn attr(&self) -> Option<Attr> {
@@ -121,15 +101,7 @@ impl Known {
         sent: Instant,
         change: impl FnOnce(&mut ExtentMap) -> Vec<ByteRange>,
     ) {
-        if self.extents.data == before {
-            let complete = change(&mut self.extents.map);
-            self.extents.data = attr.data;
-            for range in complete {
-                self.extents.completed(range);
-            }
-        } else if self.extents.data < attr.data {
-            self.extents.reset(0);
-        }
+        self.extents.change(before, attr.data, change);
         if self.pages == Some(before) {
             self.pages = Some(attr.data);
         }
@@ -145,27 +117,30 @@ impl Known {
 
     /// All extents of a file, as they came with its attributes.
     pub fn learn_all_extents(&mut self, data: u64, extents: &[Extent]) {
-        if self.attr().is_some_and(|a| a.data == data) && self.extents.data != data {
-            self.extents.reset(data);
-            for extent in extents {
-                self.extents.map.insert(*extent);
-            }
-            self.extents.completed(ByteRange { start: 0, end: u64::MAX });
+        if self.attr().is_some_and(|a| a.data == data) && self.extents.data() != data {
+            self.extents.learn(data, 0, extents, true);
         }
     }
 
-    /// Extents that end after `from`; `end`: there are none after them.
+    /// Extents of version `data` that end after `from`; `end`: there are none after them.
     pub fn learn_extents(&mut self, data: u64, from: u64, extents: &[Extent], end: bool) {
-        if self.extents.data != data || self.extents.map.len() + extents.len() > EXTENTS {
-            self.extents.reset(data);
-        }
-        let to = if end { u64::MAX } else { extents.last().map_or(from, |e| e.range.end) };
-        let Some(range) = ByteRange::new(from, to) else { return };
-        self.extents.map.punch(range);
-        for extent in extents {
-            self.extents.map.insert(*extent);
-        }
-        self.extents.completed(range);
+        self.extents.learn(data, from, extents, end);
+    }
+
+    /// See [`Extents::wanted`].
+    #[must_use]
+    pub fn extents_wanted(&self, from: u64) -> u32 {
+        self.extents.wanted(from)
+    }
+
+    /// See [`Extents::is_worth`].
+    pub fn extents_worth(&self) -> Option<(bool, usize)> {
+        self.extents.is_worth()
+    }
+
+    /// Forgets the extents; they are asked for again when they are wanted.
+    pub fn forget_extents(&mut self) {
+        self.extents.reset(0);
     }
 
     /// The extents, if they are known in all of `range` and of version `data`. Else from where on to ask.
@@ -173,12 +148,9 @@ impl Known {
     /// # Errors
     /// The first offset that is not known.
     pub fn extents(&self, data: u64, range: ByteRange) -> Result<&ExtentMap, u64> {
-        if self.extents.data != data {
-            return Err(range.start);
-        }
-        match self.extents.complete.iter().find(|r| r.contains(range.start)) {
-            Some(r) if r.end >= range.end => Ok(&self.extents.map),
-            Some(r) => Err(r.end),
+        match self.extents.from(data, range.start) {
+            Some((map, end)) if end >= range.end => Ok(map),
+            Some((_, end)) => Err(end),
             None => Err(range.start),
         }
     }
@@ -186,8 +158,7 @@ impl Known {
     /// The extents, and up to where they are known from `at` on, if they are there and of version `data`.
     #[must_use]
     pub fn extents_from(&self, data: u64, at: u64) -> Option<(&ExtentMap, u64)> {
-        let known = self.extents.complete.iter().find(|r| r.contains(at))?;
-        (self.extents.data == data).then_some((&self.extents.map, known.end))
+        self.extents.from(data, at)
     }
 
     /// What is known may be wrong: ask again before the next use.
@@ -263,7 +234,7 @@ mod tests {
 
     #[test]
     fn answers_that_overtake_each_other_do_not_bring_the_past_back() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (Known::new(Arc::default()), Instant::now());
         let ttl = Duration::from_secs(1);
         assert_eq!(known.learn(attr(5, 2), now), Pages::Good);
         assert_eq!(known.learn(attr(4, 1), now + ttl), Pages::Good);
@@ -274,7 +245,7 @@ mod tests {
 
     #[test]
     fn pages_go_when_others_wrote_and_stay_when_we_did() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (Known::new(Arc::default()), Instant::now());
         let _ = known.learn(attr(1, 1), now);
         assert_eq!(known.open_pages(), Pages::Stale, "what the kernel has from before is unknown");
         assert_eq!(known.open_pages(), Pages::Good);
@@ -292,7 +263,7 @@ mod tests {
 
     #[test]
     fn extents_serve_only_for_their_version_and_where_they_are_complete() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (Known::new(Arc::default()), Instant::now());
         let _ = known.learn(attr(1, 7), now);
         known.learn_extents(7, 0, &[extent(0, 10), extent(20, 30)], false);
         assert!(known.extents(7, range(5, 30)).is_ok());

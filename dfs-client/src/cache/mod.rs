@@ -7,5 +7,6 @@ pub mod attr;
 pub mod chunk;
 pub mod dentry;
 pub mod disk;
+pub mod extents;
 pub mod told;
 pub mod visits;

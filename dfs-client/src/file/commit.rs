@@ -192,7 +192,14 @@ mod tests {
             Chunk { source, put: Some(Put { chunk: ChunkRef { id, len, slot: SlotId(1) }, acks: Vec::new() }) }
         });
         let chunks = chunks.collect();
-        Item { inode: Arc::new(Inode::new(Ino(ino))), no, seal, groups: plan.groups, chunks, rider: None }
+        Item {
+            inode: Arc::new(Inode::new(Ino(ino), Arc::default())),
+            no,
+            seal,
+            groups: plan.groups,
+            chunks,
+            rider: None,
+        }
     }
 
     fn writes(group: &Group) -> Vec<&Write> {

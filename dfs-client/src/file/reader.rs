@@ -10,8 +10,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkRef, group_range};
 use dfs_core::extent::{Extent, Piece};
-use dfs_core::limits::EXTENTS;
-use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -138,14 +136,9 @@ impl Vfs {
                 }
                 Missing::Extents(from) => from,
             };
-            let Answer::Extents { data, extents, end } =
-                self.meta.query(Query::Extents { ino: inode.ino, from, limit: EXTENTS }).await?
-            else {
-                return Err(FsError::io("metad answered another question than was asked"));
-            };
+            let data = self.ask_extents(inode, from).await?;
             let newer = {
-                let mut state = inode.state();
-                state.known.learn_extents(data, from, &extents, end);
+                let state = inode.state();
                 began += usize::from(state.known.attr().is_some_and(|attr| attr.data != data));
                 // An older answer than what this client has committed lacks bytes that have left the buffer.
                 if began >= PLANS

@@ -1,5 +1,5 @@
-//! What happens without being asked: sealing by age, pressure and company, sending atimes, and looking after the
-//! kernel's pages of open files.
+//! What happens without being asked: sealing by age, pressure and company, sending atimes, looking after the kernel's
+//! pages of open files, and forgetting extents when too many are known.
 //!
 //! Seals of many files that travel together are taken by one at a time. A batch waits, for each file in it, for
 //! the file's earlier seals; because no two batches are taken at once, no two wait for each other.
@@ -70,11 +70,16 @@ pub(super) fn start(vfs: &Arc<Vfs>) {
 async fn run(me: Weak<Vfs>) {
     let mut atimes_sent = Instant::now();
     let mut looked = Instant::now();
+    let mut bounded = Instant::now();
     let looking = Arc::new(tokio::sync::Mutex::new(()));
     loop {
         let Some(vfs) = me.upgrade() else { return };
         let woken = tokio::time::timeout(TICK, vfs.wake.notified()).await.is_ok();
         vfs.seal_due(woken);
+        if bounded.elapsed() >= TICK {
+            bounded = Instant::now();
+            vfs.inodes.bound_extents();
+        }
         // Writers under pressure wake it with every write.
         tokio::time::sleep(BREATH).await;
         if atimes_sent.elapsed() >= ATIMES {

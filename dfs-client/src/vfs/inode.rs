@@ -3,6 +3,7 @@
 //! An inode is in the table while it is open, dirty or was lately used; the table is bounded. There is one
 //! [`Inode`] for a number at any time. Its state is guarded by a lock that nobody holds across an await.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::types::Entry;
 use crate::cache::attr::Known;
+use crate::cache::extents::Room;
 use crate::error::{FsError, FsResult};
 use crate::file::budget::Budget;
 use crate::file::buffer::{Buffer, SealNo};
@@ -64,7 +66,7 @@ pub(crate) struct Neighbours {
 }
 
 /// What is guarded by the inode's lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
     pub(crate) known: Known,
     /// Changed through [`Inode::change_buffer`] alone. None for what was never written: of all inodes that a client
@@ -88,6 +90,22 @@ pub(crate) struct State {
 }
 
 impl State {
+    fn new(room: Arc<Room>) -> Self {
+        Self {
+            known: Known::new(room),
+            buffer: None,
+            feeds: HashMap::new(),
+            opens: 0,
+            failures: 0,
+            failure: None,
+            atime: None,
+            parent: None,
+            neighbours: None,
+            no_capability: None,
+            capability_set: false,
+        }
+    }
+
     pub(crate) fn buffer(&self) -> &Buffer {
         self.buffer.as_deref().unwrap_or(&CLEAN)
     }
@@ -159,10 +177,10 @@ pub(crate) fn without_privileges(mode: u32) -> u32 {
 }
 
 impl Inode {
-    pub(crate) fn new(ino: Ino) -> Self {
+    pub(crate) fn new(ino: Ino, room: Arc<Room>) -> Self {
         Self {
             ino,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(room)),
             quiet: tokio::sync::Mutex::new(()),
             locking: OnceLock::new(),
             saved: Notify::new(),
@@ -225,12 +243,13 @@ type Shard = HashMap<Ino, Arc<Inode>, FxBuildHasher>;
 pub(crate) struct Table {
     shards: Vec<Mutex<Shard>>,
     clock: AtomicU64,
+    room: Arc<Room>,
 }
 
 impl Table {
     pub(crate) fn new() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, clock: AtomicU64::new(0) }
+        Self { shards, clock: AtomicU64::new(0), room: Arc::default() }
     }
 
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
@@ -259,7 +278,7 @@ impl Table {
         if shard.len() >= INODES / SHARDS {
             Self::shrink(&mut shard);
         }
-        let inode = Arc::new(Inode::new(ino));
+        let inode = Arc::new(Inode::new(ino, self.room.clone()));
         self.touch(&inode);
         shard.insert(ino, inode.clone());
         inode
@@ -287,6 +306,30 @@ impl Table {
         }
     }
 
+    /// Forgets extents if too many are known: first of files whose extents nobody looked at since this was last needed,
+    /// of these and of the others the longest.
+    pub(crate) fn bound_extents(&self) {
+        if !self.room.is_over() {
+            return;
+        }
+        let mut files: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter_map(|inode| {
+                let (used, count) = inode.state().known.extents_worth()?;
+                Some((used, Reverse(count), inode))
+            })
+            .collect();
+        files.sort_by_key(|(used, count, _)| (*used, *count));
+        for (_, Reverse(count), inode) in files {
+            if self.room.surplus() == 0 {
+                break;
+            }
+            tracing::debug!(ino = %inode.ino, count, "forgets extents");
+            inode.state().known.forget_extents();
+        }
+    }
+
     /// All of them at this moment.
     pub(crate) fn all(&self) -> Vec<Arc<Inode>> {
         self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
@@ -296,6 +339,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dfs_core::chunk::ChunkId;
+    use dfs_core::extent::Extent;
+    use dfs_core::id::SlotId;
+    use dfs_core::range::ByteRange;
 
     #[test]
     fn the_table_is_bounded_and_keeps_what_is_needed() {
@@ -313,6 +360,34 @@ mod tests {
         assert!(table.find(Ino(199_999)).is_some(), "the newest stay");
         table.forget(Ino(199_999));
         assert!(table.find(Ino(199_999)).is_none());
+    }
+
+    #[test]
+    fn too_many_extents_are_forgotten_where_nobody_looks_and_a_few_never() {
+        let table = Table::new();
+        let chunk = ChunkRef { id: ChunkId([1; 32]), len: 4096, slot: SlotId(1) };
+        let learn = |ino, count: u64| {
+            let range = |n| ByteRange { start: n * 4096, end: n * 4096 + 4096 };
+            let extents: Vec<Extent> = (0..count).map(|n| Extent { range: range(n), chunk, offset: 0 }).collect();
+            table.get(Ino(ino)).state().known.learn_extents(1, 0, &extents, true);
+        };
+        let knows = |ino| table.get(Ino(ino)).state().known.extents_worth().is_some();
+        let look = |ino| assert!(table.get(Ino(ino)).state().known.extents_from(1, 0).is_some());
+        for (ino, count) in [(2, 90_000), (3, 120_000), (4, 140_000), (5, 120_000), (6, 5)] {
+            learn(ino, count);
+        }
+        table.bound_extents();
+        assert!((2..6).all(knows), "there is room");
+        [3, 5].into_iter().for_each(look);
+        learn(7, 60_000);
+        look(7);
+        table.bound_extents();
+        assert_eq!([2, 3, 4, 5, 7].map(knows), [true, true, false, true, true], "the most that nobody looked at");
+        learn(4, 140_000);
+        look(4);
+        table.bound_extents();
+        assert_eq!([2, 3, 4, 5, 7].map(knows), [true, false, true, false, true], "not looked at since");
+        look(6);
     }
 
     #[test]

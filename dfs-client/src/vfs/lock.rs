@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_in_the_queue_are_taken_when_they_are_asked_for() {
-        let inode = Inode::new(Ino(5));
+        let inode = Inode::new(Ino(5), Arc::default());
         let first = turn(&inode).await;
         let (second, third) = (turn(&inode), turn(&inode));
         let third = tokio::spawn(third);
