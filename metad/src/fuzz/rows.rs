@@ -17,10 +17,11 @@ use super::state;
 use crate::engine::{entry, home};
 use crate::schema::chunk::{ByIdRow, ChunkRow, MissedRow, TombstoneRow};
 use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
-use crate::schema::extent::{self, CleanRow, ExtentRow, RunPiece, RunRow};
+use crate::schema::extent::{self, CleanRow, ExtentRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::lock::LockRow;
 use crate::schema::meta::{ClusterRow, CountRow, FormatRow, OrdersRow, StartRow};
+use crate::schema::run::{RunChunk, RunPiece, RunRow};
 use crate::schema::session::{LaneRow, SessionRow};
 use crate::schema::{Record, keys};
 
@@ -130,8 +131,10 @@ fn seeds() -> Vec<Vec<u8>> {
     let name = Name::new(b"name").expect("a name");
     let held = HeldLock { range: ByteRange { start: 1, end: 9 }, kind: LockKind::Write, pid: 3 };
     let extent = ExtentRow { start: 100, slot, len: 300, offset: 4, id };
-    let piece = |gap| RunPiece { gap, bytes: 50, slot, len: 100, offset: 4, id };
-    let run = RunRow { start: 100, pieces: vec![piece(0), piece(0), piece(30)] };
+    let piece = |gap, chunk| RunPiece { gap, bytes: 50, chunk, offset: 4 };
+    let chunk = |slot| RunChunk { slot, len: 100, id };
+    let chunks = vec![chunk(slot), chunk(SlotId(9))];
+    let run = RunRow { start: 100, chunks, pieces: vec![piece(0, 0), piece(0, 1), piece(30, 0)] };
     let attrs = vec![state::inode_row().attr(ino)];
     let done = OpReply { attrs, data_before: 1, reached: 2 };
     let reply = CommitReply {

@@ -14,8 +14,8 @@ use super::{Batch, KvError, Snapshot, Table, Visitor};
 /// The changes of one table: a value that is set, or a key that is gone.
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Bytes of a value that cost as much as one row more: eight extents of a run.
-const LONG_VALUE: usize = 400;
+/// Bytes of a value that cost as much as one row more: some ten extents of a run.
+const LONG_VALUE: usize = 100;
 
 /// Changes over a [`Snapshot`].
 pub struct Overlay<'a> {

@@ -17,6 +17,7 @@ use crate::machine::txn::{Res, Txn};
 use crate::schema::chunk::{ChunkRow, nothing};
 use crate::schema::extent::CleanRow;
 use crate::schema::keys::{self, Counter, Reap};
+use crate::schema::run::Sum;
 use crate::schema::{Fault, corrupt};
 
 /// A cut is left alone for this long before somebody looks (again) whether it is worth cleaning: what is dead meanwhile
@@ -63,6 +64,13 @@ impl Book {
         let delta = self.group.entry(group_key(&e.chunk)).or_default();
         delta.refs += 1;
         delta.live += e.range.len().cast_signed();
+    }
+
+    /// Extents of a chunk were put.
+    pub(super) fn add_many(&mut self, chunk: &ChunkRef, sum: Sum) {
+        let delta = self.group.entry(group_key(chunk)).or_default();
+        delta.refs += sum.extents.cast_signed();
+        delta.live += sum.bytes.cast_signed();
     }
 
     /// An extent was taken away.

@@ -20,6 +20,7 @@ pub mod check;
 mod chunks;
 pub mod command;
 mod commit;
+mod copy;
 mod extents;
 pub mod locks;
 mod ops;

@@ -7,12 +7,9 @@ use dfs_core::range::ByteRange;
 use serde::{Deserialize, Serialize};
 
 use crate::kv::Table;
-use crate::schema::record::{record, whole};
+use crate::schema::record::record;
+use crate::schema::run::{RUN, RunRow};
 use crate::schema::{Fault, Record, corrupt, keys};
-
-/// Extents of a row at most. To read or write one of a run costs a tenth of a row of its own; to change one is to write the
-/// whole run again, of some 50 bytes each.
-pub const RUN: usize = 64;
 
 /// An extent alone; where it ends is in its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,92 +27,6 @@ pub struct ExtentRow {
 }
 
 record!(ExtentRow, Extent);
-
-/// Extents that follow each other, two at least; where the last ends is in its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunRow {
-    /// Where in the file the first begins.
-    pub start: u64,
-    /// In order.
-    pub pieces: Vec<RunPiece>,
-}
-
-/// An extent of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunPiece {
-    /// Bytes without an extent before it: 0 for the first.
-    pub gap: u64,
-    /// Bytes of the file.
-    pub bytes: u32,
-    /// The chunk's slot.
-    pub slot: SlotId,
-    /// The chunk's length.
-    pub len: u32,
-    /// Where in the chunk the first byte is.
-    pub offset: u32,
-    /// The chunk.
-    #[serde(with = "id_in_one_go")]
-    pub id: ChunkId,
-}
-
-/// A chunk's name as a byte string: by default serde goes byte by byte, which were most of the time of a copy.
-mod id_in_one_go {
-    use dfs_core::chunk::ChunkId;
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(id: &ChunkId, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(&id.0)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ChunkId, D::Error> {
-        let bytes = <&[u8]>::deserialize(from)?;
-        ChunkId::from_slice(bytes).ok_or_else(|| D::Error::invalid_length(bytes.len(), &"32 bytes"))
-    }
-}
-
-/// Its versions are numbered with those of [`ExtentRow`]: they share a table.
-impl Record for RunRow {
-    const TABLE: Table = Table::Extent;
-    const VERSION: u8 = 2;
-
-    fn decode(version: u8, body: &[u8]) -> Option<Self> {
-        (version == Self::VERSION).then(|| whole(body))?
-    }
-
-    fn about(&self) -> usize {
-        16 + self.pieces.len() * 56
-    }
-}
-
-impl RunRow {
-    /// `None` if an extent is longer than a chunk or begins before the last has ended.
-    fn of(extents: &[Extent]) -> Option<Self> {
-        let start = extents.first()?.range.start;
-        let mut end = start;
-        let mut pieces = Vec::with_capacity(extents.len());
-        for e in extents {
-            let (gap, bytes) = (e.range.start.checked_sub(end)?, u32::try_from(e.range.len()).ok()?);
-            let ChunkRef { id, len, slot } = e.chunk;
-            pieces.push(RunPiece { gap, bytes, slot, len, offset: e.offset, id });
-            end = e.range.end;
-        }
-        Some(Self { start, pieces })
-    }
-
-    /// Appends the extents of a row whose key says that it ends here; `None` if that is not so.
-    fn append(&self, end: u64, to: &mut Vec<Extent>) -> Option<()> {
-        let is_run = (2..=RUN).contains(&self.pieces.len()) && self.pieces[0].gap == 0;
-        let mut at = self.start;
-        for RunPiece { gap, bytes, slot, len, offset, id } in &self.pieces {
-            let start = at.checked_add(*gap)?;
-            at = start.checked_add(u64::from(*bytes))?;
-            let chunk = ChunkRef { id: *id, len: *len, slot: *slot };
-            to.push(Extent { range: ByteRange { start, end: at }, chunk, offset: *offset });
-        }
-        (is_run && at == end).then_some(())
-    }
-}
 
 impl From<&Extent> for ExtentRow {
     fn from(e: &Extent) -> Self {
@@ -150,18 +61,29 @@ pub fn parse(key: &[u8], value: &[u8]) -> Result<(Ino, Vec<Extent>), Fault> {
 /// # Errors
 /// When the row is damaged.
 pub fn append(key: &[u8], value: &[u8], to: &mut Vec<Extent>) -> Result<Ino, Fault> {
+    append_row(key, value, to).map(|(ino, _)| ino)
+}
+
+/// The same; if the row is a run, also where it ends, and it.
+///
+/// # Errors
+/// When the row is damaged.
+pub fn append_row(key: &[u8], value: &[u8], to: &mut Vec<Extent>) -> Result<(Ino, Option<(u64, RunRow)>), Fault> {
     let (ino, end) = keys::parse_extent(key).ok_or_else(|| corrupt(Table::Extent, key, "not a key"))?;
     let first = to.len();
-    if value.first() == Some(&RunRow::VERSION) {
-        let is_run = RunRow::from_value(key, value)?.append(end, to);
+    let run = if RunRow::is_one(value) {
+        let row = RunRow::from_value(key, value)?;
+        let is_run = row.append(end, to);
         is_run.ok_or_else(|| corrupt(Table::Extent, key, "the run does not end where its key says"))?;
+        Some((end, row))
     } else {
         to.push(ExtentRow::from_value(key, value)?.extent(end));
-    }
+        None
+    };
     if !to[first..].iter().all(Extent::is_valid) {
         return Err(corrupt(Table::Extent, key, "the extent leaves its chunk"));
     }
-    Ok(ino)
+    Ok((ino, run))
 }
 
 /// Key and value.

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod lock;
 pub mod meta;
 pub mod record;
+pub mod run;
 pub mod session;
 
 #[cfg(test)]

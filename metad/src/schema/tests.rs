@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::kv::{MemKv, Overlay, Snapshot, Table};
 use crate::schema::chunk::{ByIdRow, ChunkRow, TombstoneRow};
 use crate::schema::cluster::{NodeRow, SlotRow, StoreRow};
-use crate::schema::extent::{self, CleanRow, ExtentRow, RunPiece, RunRow};
+use crate::schema::extent::{self, CleanRow, ExtentRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
 use crate::schema::keys::{self, Reap};
 use crate::schema::meta::{ClusterRow, CopyRow, CountRow, FormatRow, OrdersRow, StartRow};
+use crate::schema::run::{RunChunk, RunPiece, RunRow};
 use crate::schema::session::{LaneRow, SessionRow};
 use crate::schema::{Fault, Record, get, record};
 
@@ -73,8 +74,9 @@ fn records_round_trip_and_damage_is_a_fault() {
     round(&XattrRow { value: vec![1, 2] });
     round(&OrphanRow { since: 1, last_session: SessionId(2), not_held: vec![SessionId(1)], reap_due: Some(3) });
     round(&ExtentRow { start: 1, slot: SlotId(2), len: 3, offset: 4, id });
-    let piece = RunPiece { gap: 0, bytes: 5, slot: SlotId(2), len: 9, offset: 4, id };
-    round(&RunRow { start: 1, pieces: vec![piece; 2] });
+    let chunk = RunChunk { slot: SlotId(2), len: 9, id };
+    let piece = RunPiece { gap: 0, bytes: 5, chunk: 0, offset: 4 };
+    round(&RunRow { start: 1, chunks: vec![chunk], pieces: vec![piece; 2] });
     round(&CleanRow { due: 1 });
     round(&ChunkRow { len: 1, refs: 2, live: 3, reap_due: None });
     round(&ByIdRow { slot: SlotId(1) });
@@ -170,12 +172,16 @@ fn rows_of_extents_keep_their_form() {
     assert_eq!(extent::rows(Ino(5), &[e(100, 200, 4)]), Ok(vec![(key, alone.clone())]));
     assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &alone), Ok((Ino(5), vec![e(100, 200, 4)])));
     let first: &[&[u8]] = &[&[2, 100, 2], &[0, 50, 2, 0xac, 2, 4, 32], &[9; 32]];
-    let run = of(&[&of(first), &[30, 20, 2, 0xac, 2, 0, 32], &[9; 32]]);
+    let old = of(&[&of(first), &[30, 20, 2, 0xac, 2, 0, 32], &[9; 32]]);
+    let chunk: &[&[u8]] = &[&[3, 100, 1, 2, 0xac, 2, 32], &[9; 32]];
+    let run = of(&[&of(chunk), &[2, 0, 50, 0, 4, 30, 20, 0, 0]]);
     let extents = vec![e(100, 150, 4), e(180, 200, 0)];
     assert_eq!(extent::rows(Ino(5), &extents), Ok(vec![(key, run.clone())]));
-    assert_eq!(extent::parse(&keys::extent(Ino(5), 200), &run), Ok((Ino(5), extents)));
+    for value in [&run, &old] {
+        assert_eq!(extent::parse(&keys::extent(Ino(5), 200), value), Ok((Ino(5), extents.clone())));
+    }
     // It has to end where its key says, and to be a run.
-    for (end, value) in [(201, &run), (150, &of(&[&[2, 100, 1], &of(&first[1..])]))] {
+    for (end, value) in [(201, &run), (150, &of(&[&of(chunk), &[1, 0, 50, 0, 4]]))] {
         assert!(extent::parse(&keys::extent(Ino(5), end), value).is_err());
     }
     assert!(extent::rows(Ino(5), &[e(100, 200, 4), e(199, 210, 0)]).is_err(), "rows that reach into each other");

@@ -30,7 +30,7 @@ pub struct Use {
     pub range: ByteRange,
 }
 
-/// The first [`USES`] uses of these chunks, in the order of files.
+/// The first `USES` uses of these chunks, in the order of files.
 ///
 /// # Errors
 /// When the store fails. Damaged rows are passed over.

@@ -3,15 +3,15 @@
 
 use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
-use dfs_core::extent::Extent;
 use dfs_core::limits::FILE_BYTES;
 use dfs_core::op::{CloneRange, OpReply};
 use dfs_core::range::ByteRange;
 
+use crate::machine::copy::Part;
 use crate::machine::ops::{Call, reply};
 use crate::machine::txn::{Res, Txn};
-use crate::schema::extent::RUN;
 use crate::schema::inode::InodeRow;
+use crate::schema::run::RUN;
 
 /// Extents that are copied into runs for what it costs to change one, and a little.
 pub(super) const LONG_STEP: usize = 8;
@@ -49,21 +49,19 @@ pub(super) fn clone(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &CloneRange, at_
     while let Some(rest) = ByteRange::new(at, end).filter(|_| left > 0) {
         // Where both are one file, its last row may have grown by what was copied so far.
         let size = if op.src == op.dst { inode.size } else { src_size };
-        let (from, extents) = txn.reach(op.src, size, rest, left.min(PART))?;
-        left -= extents.len();
-        let copy = |extent: Extent| {
-            let part = extent.slice(from)?;
-            let range = ByteRange { start: there(part.range.start), end: there(part.range.end) };
-            Some(Extent { range, ..part })
-        };
-        let copies: Vec<Extent> = extents.into_iter().filter_map(copy).collect();
-        let to = ByteRange { start: there(from.start), end: there(from.end) };
-        txn.put_over(op.dst, &mut inode, to, &copies)?;
-        inode.size = inode.size.max(to.end);
-        for copy in &copies {
+        let part = Part::read(txn, op.src, size, rest, left.min(PART))?;
+        left -= part.extents.len();
+        at = part.range.end;
+        let part = part.moved_to(there(rest.start));
+        if op.src != op.dst && part.range.start >= inode.size {
+            txn.put_behind(op.dst, &mut inode, &part)?;
+        } else {
+            txn.put_over(op.dst, &mut inode, part.range, &part.extents)?;
+        }
+        inode.size = inode.size.max(part.range.end);
+        for copy in &part.extents {
             txn.look_at_cut(op.dst, &inode, copy)?;
         }
-        at = from.end;
     }
     let goes = goes.partition_point(|e| e.range.start < there(at));
     txn.spend(goes + (half * at_once - left).div_ceil(at_once))?;

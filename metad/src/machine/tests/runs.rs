@@ -13,8 +13,9 @@ use proptest::prelude::*;
 use crate::kv::{Snapshot, Table};
 use crate::machine::command::{Command, Reply};
 use crate::machine::tests::rig::{Rig, at, chunk, create, extent, group, put, truncate, write};
-use crate::schema::extent::{self, RUN};
+use crate::schema::extent;
 use crate::schema::keys;
+use crate::schema::run::RUN;
 
 /// Bytes of the files here: an extent is some bytes long.
 const SIZE: u64 = 1000;
@@ -149,6 +150,61 @@ fn a_file_can_be_copied_to_its_own_end_in_several_parts() {
         map.insert(Extent { range: ByteRange { start: e.range.start + 2106, end: e.range.end + 2106 }, ..e });
     }
     assert_eq!(rig.extents(a), map.iter().copied().collect::<Vec<_>>());
+    rig.checks = true;
+    rig.ok(Command::Start { start: dfs_core::id::StartId(7) });
+}
+
+#[test]
+fn long_rows_are_copied_as_they_are() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, d, other]) = files(&mut rig);
+    let n = 3 * RUN as u64;
+    crumbs(&mut rig, s, a, [c, d], n);
+    rig.op(s, clone((a, 0), (b, 0), 2 * n)).unwrap();
+    // The first row is in two then, the last has a few.
+    rig.op(s, write(b, vec![bytes(ByteRange { start: 21, end: 22 }, other)])).unwrap();
+    rig.op(s, truncate(b, 2 * 140)).unwrap();
+    let before = rows(&rig, b);
+    assert_eq!(before, [32, 33, 64, 12]);
+    let mut ino = b;
+    let mut copy = |name: &str, from: u64, to: u64| {
+        ino.0 += 1;
+        rig.op(s, create(ino, Ino::ROOT, name, FileKind::File)).unwrap();
+        assert_eq!(rig.op(s, clone((b, from), (ino, to), 900)).unwrap().reached, 280 - from);
+        let moved = |e: Extent| {
+            let part = e.slice(ByteRange { start: from, end: 280 })?;
+            let range = ByteRange { start: part.range.start - from + to, end: part.range.end - from + to };
+            Some(Extent { range, ..part })
+        };
+        assert_eq!(rig.extents(ino), rig.extents(b).into_iter().filter_map(moved).collect::<Vec<_>>());
+        rows(&rig, ino)
+    };
+    assert_eq!(copy("whole", 0, 0), before);
+    assert_eq!(copy("elsewhere", 0, 300), before);
+    assert_eq!(copy("cut", 3, 0), [31, 33, 64, 12], "the first row is cut");
+}
+
+#[test]
+fn a_step_of_a_copy_ends_at_the_same_place_whatever_the_rows() {
+    let mut rig = Rig::new();
+    let (s, [a, b], [c, ..]) = files(&mut rig);
+    rig.checks = false;
+    let most = 4 * GROUP_EXTENTS as u64;
+    let all = 3 * (most + 70);
+    many(&mut rig, s, a, c, most + 70, 3);
+    for from in [0, 3 * most] {
+        rig.op(s, clone((a, from), (b, from), all)).unwrap();
+    }
+    assert_eq!((rig.extents(b), rows(&rig, b).len()), (rig.extents(a), (most / 64) as usize + 2));
+    for (n, len) in [3 * most - 3, 3 * most, 3 * most + 1, all].into_iter().enumerate() {
+        // Of extents alone, and of rows.
+        let copies = [(a, Ino(b.0 + 1 + 2 * n as u64)), (b, Ino(b.0 + 2 + 2 * n as u64))].map(|(from, ino)| {
+            rig.op(s, create(ino, Ino::ROOT, &format!("{}", ino.0), FileKind::File)).unwrap();
+            (rig.op(s, clone((from, 0), (ino, 0), len)).unwrap().reached, rig.extents(ino))
+        });
+        assert_eq!(copies[0].0, len.min(3 * most));
+        assert_eq!(copies[0], copies[1]);
+    }
     rig.checks = true;
     rig.ok(Command::Start { start: dfs_core::id::StartId(7) });
 }
