@@ -43,7 +43,7 @@ faults: build ## Breaks two things at a time at random under load, 100 rounds (D
 healing: build ## Runs the tests of healing for long: an hour of overwriting, a gigabyte missed (two hours)
 	DFS_LONG=1 cargo test --release --workspace --test healing -- --nocapture --test-threads=1
 
-conformance: build tools ## Runs pjdfstest, fsx, stress-ng and fio for long (about half an hour)
+conformance: build tools ## Runs pjdfstest, fsx, stress-ng and fio for long (an hour and a half)
 	DFS_LONG=1 cargo test --release --workspace --test conformance -- --nocapture --test-threads=1
 
 apps: build tools ## Runs PostgreSQL, sqlite, git, rsync, cargo, npm and overlayfs on a mount for long (about ten minutes)

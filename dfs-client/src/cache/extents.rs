@@ -19,8 +19,6 @@ use dfs_core::range::ByteRange;
 const ROOM: usize = 1 << 19;
 /// So many are left in peace: to go through the files is not worth less.
 const LEFT: usize = ROOM / 4 * 3;
-/// Who has fewer keeps them. Of as many inodes as a client keeps, all that fits into what is left.
-const FEW: usize = 8;
 /// Asked for at first; twice as many each time that they go on where the last ended.
 const FIRST: u32 = 256;
 
@@ -142,7 +140,7 @@ impl Extents {
 
     /// How much would be gained by forgetting them, and whether somebody looked at them since this was last asked.
     pub fn is_worth(&self) -> Option<(bool, usize)> {
-        (self.held >= FEW).then(|| (self.used.take(), self.held))
+        (self.held > 0).then(|| (self.used.take(), self.held))
     }
 
     fn completed(&mut self, mut range: ByteRange) {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dfs_core::chunk::{ChunkRef, group_range};
 use dfs_core::extent::{Extent, Piece};
+use dfs_core::limits::EXTENTS;
 use dfs_core::range::ByteRange;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -99,14 +100,14 @@ impl Vfs {
         let Some(range) = ByteRange::new(offset, offset.saturating_add(u64::from(len))) else {
             return Ok(Bytes::new());
         };
-        let Some(first) = self.plan(&handle.inode, range).await? else { return Ok(Bytes::new()) };
+        let Some(first) = self.plan(&handle.inode, range, 0).await? else { return Ok(Bytes::new()) };
         self.note_read(&handle);
         let sequential = self.read_ahead(&handle, first.range);
         match self.fill(&handle.inode, first, sequential).await {
             Err(FsError::Io(why)) => {
                 tracing::debug!(ino = %handle.inode.ino, why, "reads again with fresh extents");
                 handle.inode.state().known.distrust();
-                match self.plan(&handle.inode, range).await? {
+                match self.plan(&handle.inode, range, 0).await? {
                     Some(again) => self.fill(&handle.inode, again, sequential).await,
                     None => Ok(Bytes::new()),
                 }
@@ -115,8 +116,9 @@ impl Vfs {
         }
     }
 
-    /// What `range` consists of now. `None`: it begins beyond the end.
-    async fn plan(&self, inode: &Inode, range: ByteRange) -> FsResult<Option<Snapshot>> {
+    /// What `range` consists of now. `None`: it begins beyond the end. Extents that are not known are asked for, `least` at
+    /// a time or more.
+    async fn plan(&self, inode: &Inode, range: ByteRange, least: u32) -> FsResult<Option<Snapshot>> {
         let mut began = 0;
         for _ in 0..QUESTIONS {
             let missing = {
@@ -136,7 +138,9 @@ impl Vfs {
                 }
                 Missing::Extents(from) => from,
             };
-            let data = self.ask_extents(inode, from).await?;
+            // While somebody writes, what is asked in two goes is of two versions.
+            let least = if began > 0 { EXTENTS } else { least };
+            let data = self.ask_extents(inode, from, least).await?;
             let newer = {
                 let state = inode.state();
                 began += usize::from(state.known.attr().is_some_and(|attr| attr.data != data));
@@ -337,15 +341,15 @@ impl Vfs {
     async fn plan_ahead(&self, inode: &Inode, range: ByteRange) -> FsResult<Option<Vec<Wanted>>> {
         // A plan of its first byte asks for what is not known.
         let Some(first) = ByteRange::new(range.start, range.start + 1) else { return Ok(None) };
-        if self.plan(inode, first).await?.is_none() {
+        if self.plan(inode, first, EXTENTS).await?.is_none() {
             return Ok(None);
         }
-        let wants = {
-            let state = inode.state();
-            let Some(attr) = state.known.attr() else { return Ok(None) };
-            let Ok(map) = state.known.extents(attr.data, range) else { return Ok(None) };
-            map.overlapping(range).filter_map(|e| e.slice(range)).collect()
-        };
+        let state = inode.state();
+        let Some(attr) = state.known.attr() else { return Ok(None) };
+        let Some((map, known_to)) = state.known.extents_from(attr.data, range.start) else { return Ok(None) };
+        // Of very many extents what is known is the beginning; the reader comes back for the rest.
+        let Some(range) = ByteRange::new(range.start, range.end.min(known_to)) else { return Ok(None) };
+        let wants = map.overlapping(range).filter_map(|e| e.slice(range)).collect();
         Ok(Some(wanted(&Snapshot { range, bytes: None, wants })))
     }
 }

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use dfs_core::attr::{Attr, FileKind};
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::error::Refusal;
-use dfs_core::id::Ino;
+use dfs_core::extent::Extent;
+use dfs_core::id::{Ino, SlotId};
 use dfs_core::name::Name;
 use dfs_core::op::{Commit, CommitReply, Op, OpReply, PutVerdict, SetAttr};
-use dfs_core::query::{Answer, NodeInfo};
+use dfs_core::query::{Answer, NodeInfo, Query};
+use dfs_core::range::ByteRange;
 use dfs_core::time::Timestamp;
 
 use crate::chunks::fake::{Cluster, Mode};
 use crate::config::ClientConfig;
 use crate::error::FsError;
 use crate::lock::lock;
-use crate::meta::fake::Judge;
+use crate::meta::fake::{Judge, Oracle};
 use crate::vfs::{Caller, Vfs};
 
 const DIR: Ino = Ino::ROOT;
@@ -342,6 +344,33 @@ async fn stores_that_do_not_answer_are_waited_for_no_longer_than_one_deadline() 
     assert!(matches!(world.vfs.fsync(fh).await, Err(FsError::Io(_))));
     let took = begun.elapsed();
     assert!(took < Duration::from_millis(3500), "its stream was waited for, and then the same again: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_many_extents_is_read_while_others_write_it_faster_than_is_asked() {
+    let world = World::new().await;
+    let (ino, fh) = world.written("a", &[7; 4096]).await;
+    assert_eq!(world.vfs.fsync(fh).await, Ok(()));
+    let (slot, id) = *world.cluster.stores[0].state().chunks.keys().next().unwrap();
+    let chunk = ChunkRef { id, len: 4096, slot: SlotId(slot) };
+    // Ten bytes each, and another version at every question.
+    let extents: Vec<Extent> = (0..1000)
+        .map(|n| Extent { range: ByteRange { start: 10 * n, end: 10 * n + 10 }, chunk, offset: (n % 400) as u32 })
+        .collect();
+    let mut data = 100;
+    world.cluster.meta.state().oracle = Some(Oracle(Box::new(move |query| {
+        data += 1;
+        match query {
+            Query::Extents { from, limit, .. } => {
+                let rest: Vec<Extent> = extents.iter().filter(|e| e.range.end > from).copied().collect();
+                let end = rest.len() <= limit as usize;
+                Answer::Extents { data, extents: rest.into_iter().take(limit as usize).collect(), end }
+            }
+            _ => Answer::Node(NodeInfo { attr: Attr { size: 10_000, ..attr(ino, data) }, extents: None }),
+        }
+    })));
+    world.vfs.inodes.get(ino).state().known.distrust();
+    assert_eq!(world.vfs.read(fh, 0, 10_000).await.map(|bytes| bytes.len()), Ok(10_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use dfs_core::cluster::ClusterMap;
 use dfs_core::error::Refusal;
 use dfs_core::id::{ClusterId, Epoch};
 use dfs_core::op::{Commit, CommitReply};
+use dfs_core::query::{Answer, Query};
 use dfs_proto::v1;
 use dfs_proto::v1::call::Body as Ask;
 use dfs_proto::v1::call_result::Body as Told;
@@ -45,6 +46,15 @@ impl std::fmt::Debug for Judge {
     }
 }
 
+/// Answers questions as a test wants it.
+pub(crate) struct Oracle(pub(crate) Box<dyn FnMut(Query) -> Answer + Send>);
+
+impl std::fmt::Debug for Oracle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Oracle")
+    }
+}
+
 /// What it has seen and what it shall do.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -55,8 +65,9 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Step>,
     /// Of each session the last number and answer of each lane.
     pub(crate) sessions: HashMap<u64, HashMap<u32, (u64, v1::CommitReply)>>,
-    /// Answers to the next questions.
+    /// Answers to the next questions, unless there is an oracle.
     pub(crate) answers: VecDeque<v1::Answer>,
+    pub(crate) oracle: Option<Oracle>,
     last_session: u64,
     last_ino: u64,
     pub(crate) grants: usize,
@@ -201,10 +212,13 @@ impl State {
         let really = matches!(step, Step::Answer | Step::DoAndBreak);
         let answer = match &call.body {
             Some(Ask::Commit(commit)) => self.commit(session, commit, really),
-            Some(Ask::Query(_)) => {
+            Some(Ask::Query(query)) => {
                 let numbers = v1::StatFs { total_bytes: 3, free_bytes: 2, inodes: 1 };
                 let numbers = v1::Answer { answer: Some(v1::answer::Answer::StatFs(numbers)) };
-                Some(Told::Answer(self.answers.pop_front().unwrap_or(numbers)))
+                Some(Told::Answer(match &mut self.oracle {
+                    Some(oracle) => (oracle.0)(Query::try_from(query.clone()).unwrap()).into(),
+                    None => self.answers.pop_front().unwrap_or(numbers),
+                }))
             }
             Some(Ask::GrantInos(count)) => {
                 self.grants += 1;

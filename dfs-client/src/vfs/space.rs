@@ -6,7 +6,7 @@ use std::time::Instant;
 use dfs_core::attr::Attr;
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
-use dfs_core::limits::FILE_BYTES;
+use dfs_core::limits::{EXTENTS, FILE_BYTES};
 use dfs_core::op::{Op, Space};
 use dfs_core::query::{Answer, Query};
 use dfs_core::range::ByteRange;
@@ -140,7 +140,7 @@ impl Vfs {
                 Some(Look::Found(at)) => return Ok(at),
                 Some(Look::Ask(at)) => {
                     from = at;
-                    self.ask_extents_and_attr(inode, at).await?;
+                    self.ask_extents_and_attr(inode, at, 0).await?;
                 }
             }
         }
@@ -156,15 +156,16 @@ impl Vfs {
                 state.known.attr().and_then(|attr| state.stored(&attr).1)
             };
             let Some(from) = unknown else { break };
-            self.ask_extents_and_attr(&inode, from).await?;
+            self.ask_extents_and_attr(&inode, from, EXTENTS).await?;
         }
         let found = inode.state().entry(Instant::now(), self.config.ttl);
         Ok(found.unwrap_or(entry))
     }
 
-    /// Asks for extents that end after `from`; they are of the version that is returned.
-    pub(crate) async fn ask_extents(&self, inode: &Inode, from: u64) -> FsResult<u64> {
-        let limit = inode.state().known.extents_wanted(from);
+    /// Asks for extents that end after `from`, `least` or more if there are as many; they are of the version that is
+    /// returned.
+    pub(crate) async fn ask_extents(&self, inode: &Inode, from: u64, least: u32) -> FsResult<u64> {
+        let limit = inode.state().known.extents_wanted(from).max(least);
         let Answer::Extents { data, extents, end } =
             self.meta.query(Query::Extents { ino: inode.ino, from, limit }).await?
         else {
@@ -175,8 +176,8 @@ impl Vfs {
     }
 
     /// The same, and for attributes if those known are older.
-    async fn ask_extents_and_attr(&self, inode: &Inode, from: u64) -> FsResult<()> {
-        let data = self.ask_extents(inode, from).await?;
+    async fn ask_extents_and_attr(&self, inode: &Inode, from: u64, least: u32) -> FsResult<()> {
+        let data = self.ask_extents(inode, from, least).await?;
         let known = inode.state().known.attr();
         if known.is_none_or(|attr| attr.data < data) {
             self.refresh(inode.ino).await?;
