@@ -4,11 +4,14 @@
 //! mistake of whoever starts the daemon (exit code 2), never a state of the machine.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use dfs_core::limits::{LABEL_BYTES, STORES_PER_NODE};
+use dfs_daemon::config::{self, ConfigError, wrong};
+use dfs_daemon::log::{self, LogFormat};
+use dfs_daemon::size;
 use dfs_proto::client::check_address;
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +19,6 @@ use crate::node::Upkeep;
 
 /// Where the daemon listens unless told otherwise: a free port of the loopback.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:0";
-/// Level of the log unless told otherwise.
-pub const DEFAULT_LOG_LEVEL: &str = "info";
 
 /// MiB a second that the scrub reads of each store unless told otherwise, and at most.
 pub const DEFAULT_SCRUB_MIB_S: u64 = 20;
@@ -88,17 +89,6 @@ struct Args {
     /// Print the configuration that results, as TOML, and exit
     #[arg(long)]
     print_config: bool,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The form of the TOML file, and of flags laid over it.
@@ -182,42 +172,6 @@ pub enum Request {
     Print(String),
 }
 
-/// A mistake in flags or file.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Wrong flags, or a wish for help: clap says which and prints it.
-    #[error(transparent)]
-    Usage(#[from] clap::Error),
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not what it should be.
-    #[error("the configuration file {path} is wrong: {message}")]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong, with its line.
-        message: String,
-    },
-    /// A value that cannot be used.
-    #[error("{flag}: {message}")]
-    Value {
-        /// The flag's name.
-        flag: &'static str,
-        /// What is wrong with it and what to do.
-        message: String,
-    },
-}
-
-fn wrong(flag: &'static str, message: impl Into<String>) -> ConfigError {
-    ConfigError::Value { flag, message: message.into() }
-}
-
 /// Reads flags and file.
 ///
 /// # Errors
@@ -225,19 +179,9 @@ fn wrong(flag: &'static str, message: impl Into<String>) -> ConfigError {
 pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Request, ConfigError> {
     let args = Args::try_parse_from(args)?;
     let print = args.print_config;
-    let file = match &args.config {
-        Some(path) => read_file(path)?,
-        None => Raw::default(),
-    };
+    let file = config::read_file(args.config.as_deref())?;
     let config = validate(merge(args, file))?;
     if print { Ok(Request::Print(print_config(&config))) } else { Ok(Request::Run(config)) }
-}
-
-fn read_file(path: &Path) -> Result<Raw, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| ConfigError::Malformed { path: path.to_path_buf(), message: e.to_string().trim().to_owned() })
 }
 
 fn merge(args: Args, file: Raw) -> Raw {
@@ -288,7 +232,7 @@ fn validate(raw: Raw) -> Result<Config, ConfigError> {
     let reserve = match raw.reserve {
         None => None,
         Some(Bytes::Number(n)) => Some(n),
-        Some(Bytes::Text(text)) => Some(parse_bytes(&text).ok_or_else(|| {
+        Some(Bytes::Text(text)) => Some(size::parse(&text).ok_or_else(|| {
             wrong("--reserve", format!("{text:?} is not a number of bytes such as 500000000, 500M or 10G"))
         })?),
     };
@@ -296,13 +240,8 @@ fn validate(raw: Raw) -> Result<Config, ConfigError> {
     if scrub_mib_s > MAX_SCRUB_MIB_S {
         return Err(wrong("--scrub-mib-s", format!("{scrub_mib_s} is more than {MAX_SCRUB_MIB_S}")));
     }
-    let metrics = raw
-        .metrics
-        .map(|text| text.parse().map_err(|_| wrong("--metrics", format!("{text:?} is not an IP:PORT"))))
-        .transpose()?;
-    let log_level = raw.log_level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
-    tracing_subscriber::EnvFilter::try_new(&log_level)
-        .map_err(|e| wrong("--log-level", format!("{log_level:?} is not a level or filter: {e}")))?;
+    let metrics = config::metrics_address(raw.metrics)?;
+    let log_level = log::level(raw.log_level)?;
     Ok(Config {
         data,
         meta,
@@ -359,17 +298,6 @@ fn host_port(flag: &'static str, text: &str) -> Result<(String, u16), ConfigErro
 
 fn is_unspecified(host: &str) -> bool {
     host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-}
-
-fn parse_bytes(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.trim_end_matches(['B', 'b']).trim_end_matches('i') {
-        t if t.ends_with(['K', 'k']) => (&t[..t.len() - 1], 10),
-        t if t.ends_with(['M', 'm']) => (&t[..t.len() - 1], 20),
-        t if t.ends_with(['G', 'g']) => (&t[..t.len() - 1], 30),
-        t if t.ends_with(['T', 't']) => (&t[..t.len() - 1], 40),
-        t => (t, 0),
-    };
-    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The configuration as a TOML file that would give the same.

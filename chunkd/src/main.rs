@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chunkd::config::{self, Config, ConfigError, Request};
+use chunkd::config::{self, Config, Request};
+use dfs_daemon::config::ConfigError;
 
 fn main() -> ExitCode {
     match config::load(std::env::args_os()) {
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     chunkd::process::prepare();
-    chunkd::process::start_log(&config)?;
+    dfs_daemon::log::start(&config.log_level, config.log_format, None)?;
     let runtime = chunkd::process::runtime(config.data.len())?;
     let result = runtime.block_on(chunkd::server::run(config));
     // A disk that does not answer must not keep the process.

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use dfs_client::cache::disk::DiskCache;
 use dfs_client::config::ClientConfig;
+use dfs_daemon::config::{self, ConfigError, in_range, wrong};
+use dfs_daemon::log::{self, LogFormat};
+use dfs_daemon::size;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{self, MountFlags};
-use crate::size;
 
 /// Threads that read requests from the kernel unless told otherwise.
 const THREADS: u64 = 4;
@@ -95,17 +97,6 @@ struct Args {
     /// This is the process that goes on in the background; stdout reports to the one that waits
     #[arg(long, hide = true)]
     background_process: bool,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The form of the TOML file, and of options and flags laid over it.
@@ -194,42 +185,6 @@ pub enum Request {
     Print(String),
 }
 
-/// A mistake in flags, options or file.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Wrong flags, or a wish for help: clap says which and prints it.
-    #[error(transparent)]
-    Usage(#[from] clap::Error),
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not what it should be.
-    #[error("the configuration file {path} is wrong: {message}")]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong, with its line.
-        message: String,
-    },
-    /// A value that cannot be used.
-    #[error("{flag}: {message}")]
-    Value {
-        /// The flag's name.
-        flag: &'static str,
-        /// What is wrong with it and what to do.
-        message: String,
-    },
-}
-
-fn wrong(flag: &'static str, message: impl Into<String>) -> ConfigError {
-    ConfigError::Value { flag, message: message.into() }
-}
-
 /// Reads flags, options and file.
 ///
 /// # Errors
@@ -242,23 +197,13 @@ pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Request, ConfigE
         (false, true) => Role::Foreground,
         (false, false) => Role::Starter,
     };
-    let mut raw = match &args.config {
-        Some(path) => read_file(path)?,
-        None => Raw::default(),
-    };
+    let mut raw: Raw = config::read_file(args.config.as_deref())?;
     let mut flags = MountFlags::default();
     for list in raw.options.take().iter().chain(&args.options) {
         options::apply(list, &mut flags, &mut raw).map_err(|why| wrong("-o", why))?;
     }
     let config = validate(merge(args, raw), flags)?;
     if print { Ok(Request::Print(print_config(&config))) } else { Ok(Request::Run { config: Box::new(config), role }) }
-}
-
-fn read_file(path: &Path) -> Result<Raw, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| ConfigError::Malformed { path: path.to_path_buf(), message: e.to_string().trim().to_owned() })
 }
 
 fn merge(args: Args, under: Raw) -> Raw {
@@ -285,17 +230,14 @@ fn validate(raw: Raw, flags: MountFlags) -> Result<Config, ConfigError> {
     let meta = meta.strip_prefix("dfs-fuse#").unwrap_or(&meta).to_owned();
     check_address(&meta)?;
     let mountpoint = raw.mountpoint.ok_or_else(|| wrong("MOUNTPOINT", "say where to mount"))?;
-    let dirty_mib = in_range("--dirty-mib", raw.dirty_mib, ClientConfig::default().dirty_bytes >> 20, 128, MAX_MIB)?;
-    let cache_mib = in_range("--cache-mib", raw.cache_mib, ClientConfig::default().cache_bytes >> 20, 0, MAX_MIB)?;
+    let dirty_mib =
+        in_range("--dirty-mib", raw.dirty_mib.unwrap_or(ClientConfig::default().dirty_bytes >> 20), 128, MAX_MIB)?;
+    let cache_mib =
+        in_range("--cache-mib", raw.cache_mib.unwrap_or(ClientConfig::default().cache_bytes >> 20), 0, MAX_MIB)?;
     let disk_cache = disk_cache(raw.cache, raw.cache_size)?;
-    let threads = in_range("--threads", raw.threads, THREADS, 1, 64)?;
-    let log_level = raw.log_level.unwrap_or_else(|| "info".to_owned());
-    tracing_subscriber::EnvFilter::try_new(&log_level)
-        .map_err(|e| wrong("--log-level", format!("{log_level:?} is not a level or filter: {e}")))?;
-    let metrics = raw
-        .metrics
-        .map(|text| text.parse().map_err(|_| wrong("--metrics", format!("{text:?} is not an IP:PORT"))))
-        .transpose()?;
+    let threads = in_range("--threads", raw.threads.unwrap_or(THREADS), 1, 64)?;
+    let log_level = log::level(raw.log_level)?;
+    let metrics = config::metrics_address(raw.metrics)?;
     Ok(Config {
         meta,
         mountpoint: absolute("MOUNTPOINT", &mountpoint)?,
@@ -329,13 +271,6 @@ fn disk_cache(dir: Option<PathBuf>, size: Option<String>) -> Result<Option<DiskC
         return Err(wrong("--cache-size", format!("must be between {least} and {most}, not {}", size::show(bytes))));
     }
     Ok(Some(DiskCache { dir: absolute("--cache", &dir)?, bytes }))
-}
-
-fn in_range(flag: &'static str, given: Option<u64>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
-    match given.unwrap_or(default) {
-        n if (min..=max).contains(&n) => Ok(n),
-        n => Err(wrong(flag, format!("must be between {min} and {max}, not {n}"))),
-    }
 }
 
 fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {

@@ -18,5 +18,4 @@ pub mod options;
 pub mod process;
 pub mod reply;
 pub mod serve;
-mod size;
 pub mod task;

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use dfs_fuse::args::{self, ConfigError, Request, Role};
+use dfs_daemon::config::ConfigError;
+use dfs_fuse::args::{self, Request, Role};
 use dfs_fuse::buffers::Buffers;
 use dfs_fuse::{background, process, serve};
 

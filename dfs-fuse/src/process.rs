@@ -1,71 +1,26 @@
 //! What belongs to the process as a whole: limits, kernel flags, log, runtime.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Mutex;
 
 use anyhow::Context;
+use dfs_daemon::log;
+use dfs_daemon::process::{self, Allocator};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::args::{Config, LogFormat};
+use crate::args::Config;
 
-/// As many files as connections, the kernel's channels and the log can ever need.
-const OPEN_FILES: libc::rlim_t = 65_536;
-/// From linux/prctl.h; the libc crate does not have it.
-const PR_SET_IO_FLUSHER: libc::c_int = 57;
-/// Arenas of the allocator: more only keep freed buffers of other threads resident.
-#[cfg(target_env = "gnu")]
-const ARENAS: libc::c_int = 4;
 /// Buffers from this size on are given back to the system when they are freed. glibc would raise the bound by itself
 /// to the size of the parts, keep them in its arenas, and hold twice the memory that is in use (measured: 440 to
 /// 585 MiB instead of 260 with four streams written and four read).
-#[cfg(target_env = "gnu")]
-const MAPPED_BYTES: libc::c_int = 256 << 10;
+const ALLOCATOR: Allocator = Allocator { arenas: 4, mapped_bytes: Some(256 << 10) };
 
-/// Sets what must be set before the first thread starts, since threads inherit it. Best effort:
-/// without it the mount works, only less well.
+/// Sets what must be set before the first thread starts.
 pub fn prepare() {
-    bound_allocator();
-    raise_open_files();
-    set_io_flusher();
-}
-
-#[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
-fn bound_allocator() {
-    // SAFETY: mallopt only stores numbers; no other thread exists yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn bound_allocator() {}
-
-#[allow(unsafe_code)]
-fn raise_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a pointer to a valid rlimit that outlives them.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur < OPEN_FILES {
-            limit.rlim_cur = limit.rlim_max.min(OPEN_FILES);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
-}
-
-/// Tells the kernel that this process serves a filesystem: its memory allocations then do not wait
-/// for pages to be written through its own mount. Needs CAP_SYS_RESOURCE.
-#[allow(unsafe_code)]
-fn set_io_flusher() {
-    // SAFETY: prctl with PR_SET_IO_FLUSHER takes numbers only.
-    unsafe {
-        libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    }
+    process::bound_allocator(ALLOCATOR);
+    process::raise_open_files();
+    // Without the privilege it works, only less well.
+    let _ = process::set_io_flusher();
 }
 
 /// Leaves the terminal's session, so that its end does not end the mount.
@@ -102,31 +57,14 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Starts logging, to the log file if there is one, else to stderr. A panic is logged as an error.
+/// Starts logging, to the log file if there is one, else to stderr.
 ///
 /// # Errors
 /// When the file cannot be opened or a log was started before.
 pub fn start_log(config: &Config) -> anyhow::Result<()> {
     // fuser logs every request at debug, and as an error each answer to an interrupt that came too late.
     let filter = format!("fuser=warn,fuser::reply=off,{}", config.log_level);
-    let filter = EnvFilter::try_new(filter).context("wrong log level")?;
-    let writer = match &config.log_file {
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            let file = file.with_context(|| format!("cannot open the log file {}", path.display()))?;
-            BoxMakeWriter::new(Mutex::new(file))
-        }
-        None => BoxMakeWriter::new(io::stderr),
-    };
-    let color = config.log_file.is_none() && io::IsTerminal::is_terminal(&io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
-    match config.log_format {
-        LogFormat::Text => builder.with_ansi(color).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(|e| anyhow::anyhow!("cannot start the log: {e}"))?;
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    Ok(())
+    log::start(&filter, config.log_format, config.log_file.as_deref())
 }
 
 /// The runtime on which everything runs that waits.

@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use crate::process::{die_with_parent, kill};
 
 /// A running daemon. Dropping it kills it.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Daemon {
         let out = OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = command_in(netns, &binary(program));
         command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        die_with_parent(&mut command);
+        die_with_parent(&mut command, libc::SIGTERM);
         let child = command
             .spawn()
             .with_context(|| format!("{} cannot be started; `make build` builds it", binary(program).display()))?;
@@ -150,23 +151,5 @@ impl Drop for Daemon {
             self.signal(libc::SIGKILL);
             drop(self.child.wait());
         }
-    }
-}
-
-#[allow(unsafe_code)]
-fn kill(pid: i32, signal: i32) {
-    // SAFETY: kill only takes numbers; the child has not been waited for, so the pid is its own.
-    unsafe { libc::kill(pid, signal) };
-}
-
-/// The child gets SIGTERM when the test process goes away without cleaning up.
-#[allow(unsafe_code)]
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe and touches no memory.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-            Ok(())
-        });
     }
 }

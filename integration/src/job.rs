@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::process::{die_with_parent, kill};
+
 /// How much of the output an error message shows.
 const SHOWN: usize = 6000;
 
@@ -45,7 +47,7 @@ impl Job {
         let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let out = OpenOptions::new().create(true).write(true).truncate(true).open(output)?;
         command.stdin(input).stdout(out.try_clone()?).stderr(out).process_group(0);
-        die_with_parent(command);
+        die_with_parent(command, libc::SIGKILL);
         let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         Ok(Self { name, output: output.into(), child })
     }
@@ -163,22 +165,4 @@ pub fn kill9_others(pids: &[i32]) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-#[allow(unsafe_code)]
-fn kill(pid: i32, signal: i32) {
-    // SAFETY: kill only takes numbers.
-    unsafe { libc::kill(pid, signal) };
-}
-
-/// The child is killed when the test process goes away without cleaning up.
-#[allow(unsafe_code)]
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe and touches no memory.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            Ok(())
-        });
-    }
 }

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod net;
 pub mod oracle;
 pub mod powercut;
+mod process;
 pub mod suite;
 pub mod sys;
 pub mod tool;

@@ -1,11 +1,13 @@
 //! Configuration: flags over a TOML file over defaults, checked once, then plain values.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use dfs_core::limits;
+use dfs_daemon::config::{ConfigError, in_range, read_file, wrong};
+use dfs_daemon::log::{self, LogFormat};
 use serde::{Deserialize, Serialize};
 
 /// The metadata daemon of a distributed filesystem.
@@ -63,17 +65,6 @@ pub struct Args {
     pub print_config: bool,
 }
 
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The settings as a file may give them.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,32 +113,20 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// What is wrong with the settings.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {0}: {1}")]
-    Read(PathBuf, std::io::Error),
-    /// The file is not what it should be.
-    #[error("the configuration file {0} is wrong: {1}")]
-    Parse(PathBuf, toml::de::Error),
-    /// A value is missing or out of its range.
-    #[error("{0}")]
-    Value(String),
-}
-
 impl Config {
     /// Reads the file that `args` name, lets flags win, checks all.
     ///
     /// # Errors
     /// What is wrong, in words for the user.
     pub fn new(args: &Args) -> Result<Self, ConfigError> {
-        let file = args.config.as_deref().map_or(Ok(File::default()), read)?;
+        let file: File = read_file(args.config.as_deref())?;
         let replicas = args.replicas.or(file.replicas).unwrap_or(3);
         let config = Self {
-            data: args.data.clone().or(file.data).ok_or_else(|| {
-                ConfigError::Value("no data directory: give --data DIR, or `data` in the configuration file".into())
-            })?,
+            data: args
+                .data
+                .clone()
+                .or(file.data)
+                .ok_or_else(|| wrong("--data", "say where the metadata is to be kept"))?,
             listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7400))),
             replicas,
             min_replicas: args.min_replicas.or(file.min_replicas).unwrap_or(replicas.min(2)),
@@ -157,7 +136,7 @@ impl Config {
             replace_after_s: args.replace_after_s.or(file.replace_after_s).unwrap_or(limits::REPLACE_AFTER.as_secs()),
             reserve_mib: args.reserve_mib.or(file.reserve_mib).unwrap_or(256),
             cache_mib: args.cache_mib.or(file.cache_mib).unwrap_or(64),
-            log_level: args.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
+            log_level: log::level(args.log_level.clone().or(file.log_level))?,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
         };
         config.check()?;
@@ -165,20 +144,14 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let within = |name: &str, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError::Value(format!("{name} is {value}; it must lie between {low} and {high}")))
-            }
-        };
-        within("replicas", self.replicas.into(), 1, 16)?;
-        within("min-replicas", self.min_replicas.into(), 1, self.replicas.into())?;
-        within("session-end-s", self.session_end_s, 5, 86_400)?;
-        within("node-down-s", self.node_down_s, 2, 3_600)?;
-        within("replace-after-s", self.replace_after_s, 0, 30 * 86_400)?;
-        within("reserve-mib", self.reserve_mib, 16, 1 << 20)?;
-        within("cache-mib", self.cache_mib, 8, 1 << 20)
+        in_range("--replicas", self.replicas.into(), 1, 16)?;
+        in_range("--min-replicas", self.min_replicas.into(), 1, self.replicas.into())?;
+        in_range("--session-end-s", self.session_end_s, 5, 86_400)?;
+        in_range("--node-down-s", self.node_down_s, 2, 3_600)?;
+        in_range("--replace-after-s", self.replace_after_s, 0, 30 * 86_400)?;
+        in_range("--reserve-mib", self.reserve_mib, 16, 1 << 20)?;
+        in_range("--cache-mib", self.cache_mib, 8, 1 << 20)?;
+        Ok(())
     }
 
     /// Silence that ends a session.
@@ -200,13 +173,10 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.into(), e))?;
-    toml::from_str(&text).map_err(|e| ConfigError::Parse(path.into(), e))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn args(words: &[&str]) -> Args {

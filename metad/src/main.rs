@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use dfs_daemon::log;
+use dfs_daemon::process::{Allocator, bound_allocator};
 use metad::config::{Args, Config};
 
 fn main() -> ExitCode {
-    metad::run::bound_allocator();
+    bound_allocator(Allocator { arenas: 2, mapped_bytes: Some(1 << 20) });
     let args = Args::parse();
     let config = match Config::new(&args) {
         Ok(config) => config,
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.into()),
         };
     }
-    let result = metad::run::init_logging(&config).and_then(|()| {
+    let result = log::start(&config.log_level, config.log_format, None).and_then(|()| {
         // One in two: waking another thread costs a lone call more than it gains, and the writer has a thread of its own.
         let workers = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 8));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(workers).build()?;

@@ -8,10 +8,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
-use tracing_subscriber::EnvFilter;
 
 use crate::background;
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::engine::{self, EngineOptions};
 use crate::live::healing::Healing;
 use crate::live::leases::Leases;
@@ -23,43 +22,6 @@ use crate::service::{Service, Shared};
 
 /// Open connections may take this long to end after the streams were told to.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// Arenas of the allocator: more only keep resident what other threads have freed.
-#[cfg(target_env = "gnu")]
-const ARENAS: libc::c_int = 2;
-/// Buffers from this size on are given back to the system when they are freed.
-#[cfg(target_env = "gnu")]
-const MAPPED_BYTES: libc::c_int = 1 << 20;
-
-/// Bounds what the allocator keeps. To be called before the first thread starts.
-#[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
-pub fn bound_allocator() {
-    // SAFETY: mallopt only stores numbers; no other thread exists yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
-    }
-}
-
-/// Bounds what the allocator keeps, where that can be told.
-#[cfg(not(target_env = "gnu"))]
-pub fn bound_allocator() {}
-
-/// Sets up logging to standard error.
-///
-/// # Errors
-/// The level is not one.
-pub fn init_logging(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .with_context(|| format!("log-level {:?} is not a level or a filter", config.log_level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
-}
 
 /// Runs until a signal or a fault.
 ///

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chunkd::config::{Config, LogFormat};
+use chunkd::config::Config;
 use chunkd::server::{Daemon, DaemonError};
 use dfs_core::chunk::{ChunkId, ChunkRef, group_range, verify};
 use dfs_core::id::{SlotId, StoreId};
@@ -40,7 +40,7 @@ pub(crate) fn config(meta: &str, data: &[&Path]) -> Config {
         reserve: Some(0),
         metrics: None,
         log_level: "info".to_owned(),
-        log_format: LogFormat::Text,
+        log_format: dfs_daemon::log::LogFormat::Text,
     }
 }
 

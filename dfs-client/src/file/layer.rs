@@ -21,62 +21,27 @@ fn to_usize(n: u64) -> usize {
     usize::try_from(n).expect("a range inside a buffer in memory fits usize")
 }
 
-/// Where bytes of a layer that lie in `range` go: calls `found(at, bytes)` in order.
-fn visit<'a, V: AsRef<[u8]>>(
-    segments: &'a BTreeMap<u64, V>,
-    range: ByteRange,
-    mut found: impl FnMut(ByteRange, &'a [u8]),
-) {
-    let before = segments.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
-    for (start, data) in segments.range(before..range.end) {
-        let data = data.as_ref();
-        let whole = ByteRange { start: *start, end: start + to_u64(data.len()) };
-        if let Some(cut) = whole.intersect(range) {
-            found(cut, &data[to_usize(cut.start - start)..to_usize(cut.end - start)]);
-        }
-    }
-}
-
-fn runs<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>) -> Vec<ByteRange> {
-    let mut runs: Vec<ByteRange> = Vec::new();
-    for (start, data) in segments {
-        let end = start + to_u64(data.as_ref().len());
-        match runs.last_mut() {
-            Some(last) if last.end == *start => last.end = end,
-            _ => runs.push(ByteRange { start: *start, end }),
-        }
-    }
-    runs
-}
-
-/// The first byte at `at` or later.
-fn next<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>, at: u64) -> Option<u64> {
-    if covered_to(segments, at) > at {
-        return Some(at);
-    }
-    segments.range(at..).next().map(|(start, _)| *start)
-}
-
-/// Where the segment that holds `at` ends; `at` if there is none.
-fn covered_to<V: AsRef<[u8]>>(segments: &BTreeMap<u64, V>, at: u64) -> u64 {
-    segments.range(..=at).next_back().map_or(at, |(start, data)| at.max(start + to_u64(data.as_ref().len())))
-}
-
-/// Dirty bytes that still take writes.
-#[derive(Debug, Default)]
-pub struct Layer {
-    segments: BTreeMap<u64, Vec<u8>>,
+/// Dirty bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Segments<V> {
+    segments: BTreeMap<u64, V>,
     bytes: u64,
 }
 
-impl Layer {
+/// Dirty bytes that still take writes.
+pub type Layer = Segments<Vec<u8>>;
+
+/// Dirty bytes that are being saved.
+pub type Frozen = Segments<Bytes>;
+
+impl<V: AsRef<[u8]>> Segments<V> {
     /// Whether it has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Dirty bytes.
+    /// How many bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -91,9 +56,53 @@ impl Layer {
     /// One past the last byte.
     #[must_use]
     pub fn end(&self) -> Option<u64> {
-        self.segments.last_key_value().map(|(start, data)| start + to_u64(data.len()))
+        self.segments.last_key_value().map(|(start, data)| start + to_u64(data.as_ref().len()))
     }
 
+    /// Calls `found` with every part of `range` that it has, in order.
+    pub fn visit<'a>(&'a self, range: ByteRange, mut found: impl FnMut(ByteRange, &'a [u8])) {
+        let before = self.segments.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        for (start, data) in self.segments.range(before..range.end) {
+            let data = data.as_ref();
+            let whole = ByteRange { start: *start, end: start + to_u64(data.len()) };
+            if let Some(cut) = whole.intersect(range) {
+                found(cut, &data[to_usize(cut.start - start)..to_usize(cut.end - start)]);
+            }
+        }
+    }
+
+    /// Longest contiguous ranges, in order.
+    #[must_use]
+    pub fn runs(&self) -> Vec<ByteRange> {
+        let mut runs: Vec<ByteRange> = Vec::new();
+        for (start, data) in &self.segments {
+            let end = start + to_u64(data.as_ref().len());
+            match runs.last_mut() {
+                Some(last) if last.end == *start => last.end = end,
+                _ => runs.push(ByteRange { start: *start, end }),
+            }
+        }
+        runs
+    }
+
+    /// The first byte at `at` or later that it has.
+    #[must_use]
+    pub fn next(&self, at: u64) -> Option<u64> {
+        if self.covered_to(at) > at {
+            return Some(at);
+        }
+        self.segments.range(at..).next().map(|(start, _)| *start)
+    }
+
+    /// Where the segment that holds `at` ends; `at` if it has none.
+    #[must_use]
+    pub fn covered_to(&self, at: u64) -> u64 {
+        let before = self.segments.range(..=at).next_back();
+        before.map_or(at, |(start, data)| at.max(start + to_u64(data.as_ref().len())))
+    }
+}
+
+impl Layer {
     /// Puts `data` at `at`, over what was there. Sequential writes grow one segment until it is a part.
     pub fn write(&mut self, mut at: u64, mut data: &[u8]) {
         while !data.is_empty() {
@@ -125,29 +134,6 @@ impl Layer {
             at += to_u64(done);
             data = &data[done..];
         }
-    }
-
-    /// Calls `found` with every part of `range` that it has.
-    pub fn visit<'a>(&'a self, range: ByteRange, found: impl FnMut(ByteRange, &'a [u8])) {
-        visit(&self.segments, range, found);
-    }
-
-    /// Longest contiguous ranges, in order.
-    #[must_use]
-    pub fn runs(&self) -> Vec<ByteRange> {
-        runs(&self.segments)
-    }
-
-    /// The first byte at `at` or later that it has.
-    #[must_use]
-    pub fn next(&self, at: u64) -> Option<u64> {
-        next(&self.segments, at)
-    }
-
-    /// Where the bytes that it has from `at` on end, or a part of them; `at` if it has none.
-    #[must_use]
-    pub fn covered_to(&self, at: u64) -> u64 {
-        covered_to(&self.segments, at)
     }
 
     /// Bytes from `at` on without a gap, counted up to `most`.
@@ -231,13 +217,6 @@ impl Layer {
     }
 }
 
-/// Dirty bytes that are being saved.
-#[derive(Clone, Debug, Default)]
-pub struct Frozen {
-    segments: BTreeMap<u64, Bytes>,
-    bytes: u64,
-}
-
 impl Frozen {
     /// Parts that follow each other from `start` on.
     #[must_use]
@@ -252,24 +231,6 @@ impl Frozen {
         frozen
     }
 
-    /// Whether it has no byte.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.segments.is_empty()
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// What it costs in memory, about.
-    #[must_use]
-    pub fn weight(&self) -> u64 {
-        self.bytes + to_u64(self.segments.len()) * SEGMENT_COST
-    }
-
     /// What it has before `size`; the bytes are shared.
     #[must_use]
     pub fn below(&self, size: u64) -> Self {
@@ -280,35 +241,6 @@ impl Frozen {
             below.bytes += len;
         }
         below
-    }
-
-    /// One past the last byte.
-    #[must_use]
-    pub fn end(&self) -> Option<u64> {
-        self.segments.last_key_value().map(|(start, data)| start + to_u64(data.len()))
-    }
-
-    /// Longest contiguous ranges, in order.
-    #[must_use]
-    pub fn runs(&self) -> Vec<ByteRange> {
-        runs(&self.segments)
-    }
-
-    /// The first byte at `at` or later that it has.
-    #[must_use]
-    pub fn next(&self, at: u64) -> Option<u64> {
-        next(&self.segments, at)
-    }
-
-    /// Where the bytes that it has from `at` on end, or a part of them; `at` if it has none.
-    #[must_use]
-    pub fn covered_to(&self, at: u64) -> u64 {
-        covered_to(&self.segments, at)
-    }
-
-    /// Calls `found` with every part of `range` that it has.
-    pub fn visit<'a>(&'a self, range: ByteRange, found: impl FnMut(ByteRange, &'a [u8])) {
-        visit(&self.segments, range, found);
     }
 
     /// The bytes of `ranges`, all of which it has, one range after the other: parts of `step` bytes, the last

@@ -3,7 +3,8 @@
 const SUFFIXES: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 
 /// The bytes of a size; without a suffix they are bytes. `None`: it is none, or more than 64 bits.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse(text: &str) -> Option<u64> {
     let last = text.chars().last()?.to_ascii_uppercase();
     let (digits, shift) = match SUFFIXES.iter().find(|(suffix, _)| *suffix == last) {
         Some((_, shift)) => (&text[..text.len() - 1], *shift),
@@ -16,7 +17,8 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
 }
 
 /// The size in the largest suffix that leaves it exact.
-pub(crate) fn show(bytes: u64) -> String {
+#[must_use]
+pub fn show(bytes: u64) -> String {
     match SUFFIXES.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift) {
         Some((suffix, shift)) => format!("{}{suffix}", bytes >> shift),
         None => bytes.to_string(),
