@@ -42,7 +42,7 @@ struct Snapshot {
 
 /// A piece and where its bytes go.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
+pub(super) struct Wanted {
     chunk: ChunkRef,
     piece: PieceAt,
     /// In the chunk.
@@ -338,7 +338,7 @@ impl Vfs {
     }
 
     /// The pieces of chunks in `range`; no buffer is made for their bytes.
-    async fn plan_ahead(&self, inode: &Inode, range: ByteRange) -> FsResult<Option<Vec<Wanted>>> {
+    pub(super) async fn plan_ahead(&self, inode: &Inode, range: ByteRange) -> FsResult<Option<Vec<Wanted>>> {
         // A plan of its first byte asks for what is not known.
         let Some(first) = ByteRange::new(range.start, range.start + 1) else { return Ok(None) };
         if self.plan(inode, first, EXTENTS).await?.is_none() {

@@ -346,20 +346,19 @@ async fn stores_that_do_not_answer_are_waited_for_no_longer_than_one_deadline() 
     assert!(took < Duration::from_millis(3500), "its stream was waited for, and then the same again: {took:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_many_extents_is_read_while_others_write_it_faster_than_is_asked() {
-    let world = World::new().await;
+/// A saved file, of which metad says from now on that it has 1,000 extents of ten bytes; `versions`: and at every question
+/// that it is of another version.
+async fn crumbled(world: &World, versions: bool) -> (Ino, u64) {
     let (ino, fh) = world.written("a", &[7; 4096]).await;
     assert_eq!(world.vfs.fsync(fh).await, Ok(()));
     let (slot, id) = *world.cluster.stores[0].state().chunks.keys().next().unwrap();
     let chunk = ChunkRef { id, len: 4096, slot: SlotId(slot) };
-    // Ten bytes each, and another version at every question.
     let extents: Vec<Extent> = (0..1000)
         .map(|n| Extent { range: ByteRange { start: 10 * n, end: 10 * n + 10 }, chunk, offset: (n % 400) as u32 })
         .collect();
     let mut data = 100;
     world.cluster.meta.state().oracle = Some(Oracle(Box::new(move |query| {
-        data += 1;
+        data += u64::from(versions);
         match query {
             Query::Extents { from, limit, .. } => {
                 let rest: Vec<Extent> = extents.iter().filter(|e| e.range.end > from).copied().collect();
@@ -370,7 +369,23 @@ async fn a_file_of_many_extents_is_read_while_others_write_it_faster_than_is_ask
         }
     })));
     world.vfs.inodes.get(ino).state().known.distrust();
+    (ino, fh)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_many_extents_is_read_while_others_write_it_faster_than_is_asked() {
+    let world = World::new().await;
+    let (_, fh) = crumbled(&world, true).await;
     assert_eq!(world.vfs.read(fh, 0, 10_000).await.map(|bytes| bytes.len()), Ok(10_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_ahead_does_not_end_where_a_read_would_have_asked_for_few_extents() {
+    let world = World::new().await;
+    let (ino, _) = crumbled(&world, false).await;
+    let inode = world.vfs.inodes.get(ino);
+    let ahead = world.vfs.plan_ahead(&inode, ByteRange { start: 0, end: 10_000 }).await.unwrap().unwrap();
+    assert_eq!(ahead.len(), 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
