@@ -22,6 +22,8 @@ const LEFT: usize = ROOM / 4 * 3;
 /// Asked for at first; twice as many each time that they go on where the last ended.
 const FIRST: u32 = 256;
 
+const EVERYWHERE: ByteRange = ByteRange { start: 0, end: u64::MAX };
+
 /// How many extents are known.
 #[derive(Debug, Default)]
 pub struct Room(AtomicUsize);
@@ -49,7 +51,9 @@ impl Room {
 pub struct Extents {
     data: u64,
     map: ExtentMap,
-    /// Where the map is complete: from, to; not touching.
+    /// The map is complete, as that of most files is.
+    whole: bool,
+    /// Where it is complete if not as a whole: from, to; not touching.
     complete: BTreeMap<u64, u64>,
     room: Arc<Room>,
     /// What of the room is this file's.
@@ -72,7 +76,7 @@ impl Extents {
     #[must_use]
     pub fn new(room: Arc<Room>) -> Self {
         let (map, complete) = (ExtentMap::default(), BTreeMap::new());
-        Self { data: 0, map, complete, room, held: 0, row: 0, row_end: 0, used: Cell::new(false) }
+        Self { data: 0, map, whole: false, complete, room, held: 0, row: 0, row_end: 0, used: Cell::new(false) }
     }
 
     /// Of which version they are.
@@ -133,9 +137,12 @@ impl Extents {
         if self.data != data {
             return None;
         }
-        let (_, end) = self.complete.range(..=at).next_back().filter(|(_, end)| **end > at)?;
+        let end = if self.whole { u64::MAX } else { *self.complete.range(..=at).next_back()?.1 };
+        if end <= at {
+            return None;
+        }
         self.used.set(true);
-        Some((&self.map, *end))
+        Some((&self.map, end))
     }
 
     /// How much would be gained by forgetting them, and whether somebody looked at them since this was last asked.
@@ -144,6 +151,9 @@ impl Extents {
     }
 
     fn completed(&mut self, mut range: ByteRange) {
+        if self.whole {
+            return;
+        }
         if let Some((start, end)) = self.complete.range(..=range.start).next_back()
             && *end >= range.start
         {
@@ -156,7 +166,11 @@ impl Extents {
             range.end = range.end.max(*end);
             self.complete.remove(&start);
         }
-        self.complete.insert(range.start, range.end);
+        if range == EVERYWHERE {
+            (self.whole, self.complete) = (true, BTreeMap::new());
+        } else {
+            self.complete.insert(range.start, range.end);
+        }
     }
 
     fn account(&mut self) {
@@ -204,16 +218,34 @@ mod tests {
         let (mut one, mut other) = (Extents::new(room.clone()), Extents::new(room.clone()));
         one.learn(1, 0, &[extent(0, 10), extent(20, 30)], true);
         other.learn(1, 0, &[extent(0, 10)], true);
-        assert_eq!(room.held(), 5, "and a range of each");
+        assert_eq!(room.held(), 3);
+        other.learn(2, 0, &[extent(0, 10)], false);
+        assert_eq!(room.held(), 4, "and a range");
         one.change(1, 2, |map| {
             map.truncate(0);
             Vec::new()
         });
-        assert_eq!(room.held(), 3);
+        assert_eq!(room.held(), 2);
         other.reset(0);
-        assert_eq!(room.held(), 1);
+        assert_eq!(room.held(), 0);
         drop(one);
         assert_eq!(room.held(), 0);
+    }
+
+    #[test]
+    fn what_is_complete_stays_so_until_it_is_of_another_version() {
+        let mut extents = Extents::new(Arc::default());
+        let end = |extents: &Extents, data, at| extents.from(data, at).map(|(_, end)| end);
+        extents.learn(1, 50, &[extent(60, 70)], true);
+        assert_eq!([0, 50].map(|at| end(&extents, 1, at)), [None, Some(u64::MAX)]);
+        extents.learn(1, 0, &[extent(0, 50)], false);
+        assert_eq!([0, 50, 5000].map(|at| end(&extents, 1, at)), [Some(u64::MAX); 3]);
+        assert!(extents.complete.is_empty() && extents.from(1, 0).unwrap().0.len() == 2);
+        extents.change(1, 2, |_| vec![ByteRange { start: 10, end: 20 }]);
+        assert_eq!([0, 30].map(|at| end(&extents, 2, at)), [Some(u64::MAX); 2]);
+        assert_eq!(end(&extents, 1, 0), None);
+        extents.learn(3, 10, &[extent(10, 20)], false);
+        assert_eq!([0, 10, 20].map(|at| end(&extents, 3, at)), [None, Some(20), None]);
     }
 
     #[test]

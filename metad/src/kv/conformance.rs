@@ -132,7 +132,9 @@ fn compare(state: &dyn Snapshot, model: &Model) {
         let (asked, values): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
         assert_eq!(state.multi_get(&asked).unwrap(), values);
     }
-    let mixed: Vec<_> = keys.iter().flat_map(|k| TABLES.map(|t| (t, k.clone()))).collect();
+    // In order, and not, and one twice.
+    let in_order: Vec<_> = keys.iter().flat_map(|k| TABLES.map(|t| (t, k.clone()))).collect();
+    let mixed: Vec<_> = in_order.iter().chain(in_order.iter().rev()).cloned().collect();
     let values: Vec<_> = mixed.iter().map(|k| model.get(k).cloned()).collect();
     assert_eq!(state.multi_get(&mixed).unwrap(), values);
 }
