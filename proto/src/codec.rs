@@ -5,7 +5,7 @@
 //! are counted first, which allocates nothing.
 //!
 //! A message of many small fields is put together in memory of its own: the buffer of a connection takes a call for each
-//! byte of a number, and grows by doubling. In a listing that was a fifth of what metad did.
+//! byte of a number, and grows by doubling.
 
 use std::marker::PhantomData;
 
@@ -109,7 +109,7 @@ impl<T: Message> Encoder for WholeEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        // Not `encode`, which would find out the length again: for a listing that takes as long as the writing.
+        // Not `encode`, which would find out the length again.
         let len = item.encoded_len();
         buf.reserve(len);
         if len > MANY_FIELDS_BYTES {
