@@ -3,13 +3,10 @@
 //! An empty part of a list takes two bytes on the wire and a hundred in memory. A message of the longest size made of
 //! such would take some hundred times its length, before any limit of [`crate::convert`] is looked at. So its parts
 //! are counted first, which allocates nothing.
-//!
-//! A message of many small fields is put together in memory of its own: the buffer of a connection takes a call for each
-//! byte of a number, and grows by doubling.
 
 use std::marker::PhantomData;
 
-use bytes::{Buf, BufMut};
+use bytes::Buf;
 use dfs_core::limits::{MESSAGE_PART_BYTES, MESSAGE_PARTS};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -97,10 +94,7 @@ where
     }
 }
 
-/// Longer messages carry bytes of chunks, which are better copied once.
-const MANY_FIELDS_BYTES: usize = 128 << 10;
-
-/// Puts a message together before the connection's buffer gets it.
+/// Makes room for the whole message at first: by itself the buffer grows by doubling, and copies what it has each time.
 #[derive(Clone, Debug)]
 pub struct WholeEncoder<T>(PhantomData<T>);
 
@@ -109,16 +103,9 @@ impl<T: Message> Encoder for WholeEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buf.reserve(item.encoded_len());
         // Not `encode`, which would find out the length again.
-        let len = item.encoded_len();
-        buf.reserve(len);
-        if len > MANY_FIELDS_BYTES {
-            item.encode_raw(buf);
-        } else {
-            let mut whole = Vec::with_capacity(len);
-            item.encode_raw(&mut whole);
-            buf.put_slice(&whole);
-        }
+        item.encode_raw(buf);
         Ok(())
     }
 }

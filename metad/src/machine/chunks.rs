@@ -131,7 +131,7 @@ impl Txn<'_, '_> {
         Ok(())
     }
 
-    /// Reads the rows of these chunks together, which costs a third of one after the other.
+    /// Reads the rows of these chunks together, which costs a fifth of one after the other.
     fn hold_chunks<'k>(&mut self, chunks: impl Iterator<Item = &'k ChunkKey>) -> Result<(), Fault> {
         let unknown: Vec<ChunkKey> = chunks.filter(|chunk| !self.book.held.contains_key(chunk)).copied().collect();
         let keys: Vec<_> = unknown.iter().map(|(slot, id)| (Table::Chunk, keys::chunk(*slot, *id).to_vec())).collect();
