@@ -142,6 +142,7 @@ impl Trace {
     fn dir_named(&self, name: &str) -> Option<NodeId> {
         let made = self.changes.iter().find_map(|change| match change {
             Change::Make { place, node, kind: Kind::Dir } if place.name == name => Some(*node),
+            Change::Rename { to, node, .. } if to.name == name => Some(*node),
             _ => None,
         });
         made.or_else(|| self.base.names.iter().find(|(place, _)| place.name == name).map(|(_, node)| *node))

@@ -122,11 +122,15 @@ fn some(rng: &mut StdRng) -> Survive {
 fn choose(trace: &Trace, rng: &mut StdRng) -> Vec<usize> {
     let mut chosen: Vec<usize> = vec![1, trace.ops()];
     let of = |ops: Vec<usize>, count: usize, rng: &mut StdRng| -> Vec<usize> {
+        assert!(ops.len() >= count, "only {} operations of a kind, of {}", ops.len(), trace.ops());
         ops.choose_multiple(rng, count).copied().collect()
     };
     chosen.extend(of((0..trace.ops()).collect(), 8, rng));
     chosen.extend(of(trace.ops_in("kv"), 14, rng));
     chosen.extend(of(trace.ops_in("log"), 8, rng));
+    // While a change of what the tables are is written, and not synced.
+    let before = |n: &usize| trace.describe(n + 1).starts_with("sync ") && trace.describe(n + 1).contains("MANIFEST");
+    chosen.extend(of((1..trace.ops()).filter(before).collect(), 8, rng));
     chosen.sort_unstable();
     chosen.dedup();
     chosen

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use dfs_core::id::LogIndex;
 
 pub mod mem;
+mod opening;
 mod overlay;
 pub mod rocks;
 mod table;
@@ -26,8 +27,9 @@ mod conformance;
 mod crash_tests;
 
 pub use mem::MemKv;
+pub use opening::RocksOptions;
 pub use overlay::{Overlay, Savepoint};
-pub use rocks::{RocksKv, RocksOptions};
+pub use rocks::RocksKv;
 pub use table::Table;
 
 /// Where the applied index is kept, in [`Table::Meta`]: a version byte 1, then 8 bytes big-endian.

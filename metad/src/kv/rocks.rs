@@ -16,36 +16,16 @@ use dfs_core::id::LogIndex;
 use dfs_disk::Disk;
 use dfs_disk::real::RealDisk;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
+use super::opening::{self, RocksOptions};
 use super::{APPLIED_KEY, Batch, Change, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
 
 /// What an entry of a batch has besides its key and its value, at most: a tag, the family, two lengths.
 const BATCH_ENTRY: usize = 16;
 /// A batch without entries, and the one that says up to where the log was applied.
 const BATCH_ALONE: usize = 64;
-
-/// Bounds of a [`RocksKv`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RocksOptions {
-    /// Bytes of the cache of blocks, indexes and filters.
-    pub cache_bytes: usize,
-    /// Bytes of all write buffers together; at about this much they are flushed.
-    pub write_buffer_bytes: usize,
-    /// Free bytes of the filesystem below which [`Kv::check_room`] says `Full`.
-    /// RocksDB does not recover from a full disk without a restart, so it must never meet one.
-    pub reserve_bytes: u64,
-    /// How many files RocksDB keeps open.
-    pub open_files: u16,
-}
-
-impl Default for RocksOptions {
-    fn default() -> Self {
-        Self { cache_bytes: 96 << 20, write_buffer_bytes: 32 << 20, reserve_bytes: 256 << 20, open_files: 512 }
-    }
-}
 
 /// A store in RocksDB.
 pub struct RocksKv {
@@ -66,11 +46,7 @@ impl RocksKv {
     /// # Errors
     /// `Busy` when another process has it open, else what RocksDB says.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<Self, KvError> {
-        let cache = Cache::new_lru_cache(options.cache_bytes);
-        let table_options = table_options(&cache, options);
-        let names = Table::ALL.iter().map(|t| t.name()).chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
-        let families = names.map(|name| ColumnFamilyDescriptor::new(name, table_options.clone()));
-        let db = DB::open_cf_descriptors(&db_options(options), dir, families).map_err(|e| open_error(e, dir))?;
+        let db = opening::open(dir, options)?;
         let inner = Inner { db, dir: dir.to_owned(), reserve_bytes: options.reserve_bytes, flushed: AtomicU64::new(0) };
         let kv = Self { inner: Arc::new(inner) };
         // All that an opened store holds came from its files.
@@ -317,63 +293,8 @@ impl Snapshot for RocksSnapshot {
     }
 }
 
-fn db_options(options: &RocksOptions) -> Options {
-    let mut db = Options::default();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
-    db.set_paranoid_checks(true);
-    db.set_atomic_flush(true);
-    db.set_db_write_buffer_size(options.write_buffer_bytes);
-    db.set_max_open_files(i32::from(options.open_files));
-    db.set_max_background_jobs(2);
-    db.set_bytes_per_sync(1 << 20);
-    db.set_max_manifest_file_size(16 << 20);
-    db.set_log_level(LogLevel::Warn);
-    db.set_keep_log_file_num(4);
-    db.set_max_log_file_size(4 << 20);
-    db.set_stats_dump_period_sec(0);
-    db
-}
-
-fn table_options(cache: &Cache, options: &RocksOptions) -> Options {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(cache);
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    // Indexes and filters in parts: with many files they do not fit into the cache as wholes.
-    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    blocks.set_partition_filters(true);
-    blocks.set_pin_top_level_index_and_filter(true);
-    blocks.set_bloom_filter(10.0, false);
-    blocks.set_block_size(8 << 10);
-    blocks.set_format_version(6);
-    let mut table = Options::default();
-    table.set_block_based_table_factory(&blocks);
-    table.set_compression_type(DBCompressionType::Lz4);
-    table.set_write_buffer_size(options.write_buffer_bytes);
-    table.set_max_write_buffer_number(4);
-    // Most tables are nearly empty; by default each would take a mebibyte of the buffer at its first key.
-    table.set_arena_block_size(64 << 10);
-    table.set_level_compaction_dynamic_level_bytes(true);
-    // Until begin_merging.
-    table.set_disable_auto_compactions(true);
-    table
-}
-
-fn open_error(e: rocksdb::Error, dir: &Path) -> KvError {
-    let text = e.to_string();
-    if text.contains("lock") && text.contains("LOCK") {
-        return KvError::Busy(format!("{} ({text})", dir.display()));
-    }
-    if text.contains("Column families not opened") {
-        return KvError::Other(format!("{} was written by a newer version of this program ({text})", dir.display()));
-    }
-    error(e)
-}
-
 #[allow(clippy::needless_pass_by_value)]
-fn error(e: rocksdb::Error) -> KvError {
+pub(super) fn error(e: rocksdb::Error) -> KvError {
     let text = e.to_string();
     match e.kind() {
         rocksdb::ErrorKind::Corruption => KvError::Corrupt(text),
