@@ -3,10 +3,13 @@
 //! An empty part of a list takes two bytes on the wire and a hundred in memory. A message of the longest size made of
 //! such would take some hundred times its length, before any limit of [`crate::convert`] is looked at. So its parts
 //! are counted first, which allocates nothing.
+//!
+//! Messages without data of chunks are put together, and taken apart, in memory of their own kind: prost works by single
+//! bytes and numbers, which the buffers of a connection make several times as dear as a plain slice does.
 
 use std::marker::PhantomData;
 
-use bytes::Buf;
+use bytes::{Buf, BufMut};
 use dfs_core::limits::{MESSAGE_PART_BYTES, MESSAGE_PARTS};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -24,15 +27,24 @@ pub struct Shape(pub(crate) &'static [(u32, Option<&'static Shape>)]);
 pub trait Shaped {
     /// Its shape.
     const SHAPE: &'static Shape;
+    /// Whether bytes of chunks can be in it, which are not to be copied.
+    const HOLDS_DATA: bool;
 }
 
 include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
+/// What a part takes on the wire at least: its tag and its length.
+const PART_BYTES_MIN: usize = 2;
+
 /// Refuses a message of more than [`MESSAGE_PARTS`] parts, unless they are as long as those of long messages are.
 ///
 /// # Errors
-/// Then, and when it is not protobuf (groups, which nobody sends, are not either).
+/// Then, and when one so long is not protobuf (groups, which nobody sends, are not either).
 pub fn check<M: Shaped>(message: &[u8]) -> Result<(), Malformed> {
+    if message.len() / PART_BYTES_MIN <= MESSAGE_PARTS {
+        // Whatever it is made of. Whether it is a message at all, the decoder says.
+        return Ok(());
+    }
     let most = MESSAGE_PARTS + message.len() / MESSAGE_PART_BYTES;
     let parts = count(M::SHAPE, message, most).ok_or(Malformed { what: "not a message" })?;
     crate::convert::check(parts <= most, "too many parts in a message")
@@ -77,7 +89,7 @@ impl<T, U> Default for BoundedCodec<T, U> {
 
 impl<T, U> Codec for BoundedCodec<T, U>
 where
-    T: Message + Send + 'static,
+    T: Message + Shaped + Send + 'static,
     U: Message + Shaped + Default + Send + 'static,
 {
     type Encode = T;
@@ -98,14 +110,21 @@ where
 #[derive(Clone, Debug)]
 pub struct WholeEncoder<T>(PhantomData<T>);
 
-impl<T: Message> Encoder for WholeEncoder<T> {
+impl<T: Message + Shaped> Encoder for WholeEncoder<T> {
     type Item = T;
     type Error = Status;
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buf.reserve(item.encoded_len());
+        let len = item.encoded_len();
         // Not `encode`, which would find out the length again.
-        item.encode_raw(buf);
+        if T::HOLDS_DATA {
+            buf.reserve(len);
+            item.encode_raw(buf);
+        } else {
+            let mut whole = Vec::with_capacity(len);
+            item.encode_raw(&mut whole);
+            buf.put_slice(&whole);
+        }
         Ok(())
     }
 }
@@ -120,11 +139,17 @@ impl<U: Message + Shaped + Default> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // It lies in one piece: what does not would be counted too low.
-        if buf.chunk().len() < buf.remaining() {
+        let whole = buf.chunk();
+        if whole.len() < buf.remaining() {
             return Err(Status::internal("a message in pieces"));
         }
-        check::<U>(buf.chunk())?;
-        self.0.decode(buf)
+        check::<U>(whole)?;
+        if U::HOLDS_DATA {
+            return self.0.decode(buf);
+        }
+        let message = U::decode(whole).map_err(|e| Status::internal(e.to_string()))?;
+        buf.advance(buf.remaining());
+        Ok(Some(message))
     }
 }
 
@@ -170,9 +195,22 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused() {
+        // Short ones are the decoder's to refuse.
+        let long = field(15, &vec![0; 2 * MESSAGE_PARTS]);
+        assert_eq!(check::<v1::Commit>(&long), Ok(()));
         for bytes in [&[0x0b][..], &[0x0c], &[0x0a, 5, 1], &[0x0a], &[0xff; 12], &[0x0e], &[0]] {
-            assert_eq!(check::<v1::Commit>(bytes), Err(Malformed { what: "not a message" }), "{bytes:?}");
+            let whole = [&long, bytes].concat();
+            assert_eq!(check::<v1::Commit>(&whole), Err(Malformed { what: "not a message" }), "{bytes:?}");
+            assert!(v1::Commit::decode(bytes).is_err(), "{bytes:?}");
         }
         assert_eq!(check::<v1::Commit>(&[]), Ok(()));
+    }
+
+    #[test]
+    fn data_of_chunks_is_known_wherever_it_is() {
+        let with = [v1::PutRequest::HOLDS_DATA, v1::PutBatchRequest::HOLDS_DATA, v1::ReadBatchResponse::HOLDS_DATA];
+        assert_eq!(with, [true; 3]);
+        let without = [v1::Dir::HOLDS_DATA, v1::SessionRequest::HOLDS_DATA, v1::ReadBatchRequest::HOLDS_DATA];
+        assert_eq!(without, [false; 3]);
     }
 }

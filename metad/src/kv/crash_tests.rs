@@ -12,6 +12,9 @@ use dfs_core::id::LogIndex;
 
 use super::{Batch, Kv, KvError, MemKv, RocksKv, RocksOptions, Snapshot, Table};
 
+/// Of a row that each write changes, and which is short.
+const SMALL: [u8; 8] = [0xff; 8];
+
 fn small() -> RocksOptions {
     RocksOptions { write_buffer_bytes: 256 << 10, ..RocksOptions::default() }
 }
@@ -152,8 +155,14 @@ fn snapshots_are_read_while_others_write() {
                 loop {
                     let snapshot = kv.snapshot();
                     let applied = snapshot.applied().unwrap();
+                    let or_zero = |n: Option<Vec<u8>>| n.unwrap_or_else(|| vec![0; 8]);
                     let n = snapshot.get(Table::Counter, b"n").unwrap();
-                    assert_eq!(n.unwrap_or_else(|| vec![0; 8]), applied.0.to_be_bytes());
+                    assert_eq!(or_zero(n), applied.0.to_be_bytes());
+                    // A row that is at hand is no other than one that is searched for.
+                    snapshot.at_hand(Table::Inode, &SMALL, &mut |n| assert_eq!(n, applied.0.to_be_bytes()));
+                    let n = snapshot.multi_get(&[(Table::Inode, SMALL.to_vec())]).unwrap().remove(0);
+                    assert_eq!(or_zero(n), applied.0.to_be_bytes());
+                    assert_eq!(or_zero(snapshot.get(Table::Inode, &SMALL).unwrap()), applied.0.to_be_bytes());
                     if applied == LogIndex(800) {
                         return;
                     }
@@ -161,8 +170,10 @@ fn snapshots_are_read_while_others_write() {
             })
         })
         .collect();
-    for n in 1..=800 {
-        kv.write(batch(n), LogIndex(n)).unwrap();
+    for n in 1..=800_u64 {
+        let mut batch = batch(n);
+        batch.put(Table::Inode, SMALL, n.to_be_bytes());
+        kv.write(batch, LogIndex(n)).unwrap();
     }
     for reader in readers {
         reader.join().unwrap();

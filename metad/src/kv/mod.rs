@@ -18,6 +18,7 @@ use dfs_core::id::LogIndex;
 pub mod mem;
 mod opening;
 mod overlay;
+mod recent;
 pub mod rocks;
 mod table;
 
@@ -88,6 +89,11 @@ pub trait Snapshot: Send + Sync {
         visitor: &mut Visitor<'_>,
     ) -> Result<(), KvError> {
         self.visit(table, from, Some(until), visitor)
+    }
+
+    /// Gives the value of a key to `take` if no search is needed for it; says whether it did. If not, there may be one.
+    fn at_hand(&self, _table: Table, _key: &[u8], _take: &mut dyn FnMut(&[u8])) -> bool {
+        false
     }
 
     /// As [`Snapshot::visit`], from the last entry to the first.

@@ -25,7 +25,7 @@ const MANIFEST_NEVER_GROWS: &str = "max_manifest_file_size=0;max_manifest_space_
 /// Bounds of a [`RocksKv`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RocksOptions {
-    /// Bytes of the cache of blocks, indexes and filters.
+    /// Bytes for what is kept of the files: an eighth for [rows](super::recent), the rest for blocks, indexes and filters.
     pub cache_bytes: usize,
     /// Bytes of all write buffers together; at about this much they are flushed.
     pub write_buffer_bytes: usize,
@@ -39,6 +39,13 @@ pub struct RocksOptions {
 impl Default for RocksOptions {
     fn default() -> Self {
         Self { cache_bytes: 96 << 20, write_buffer_bytes: 32 << 20, reserve_bytes: 256 << 20, open_files: 512 }
+    }
+}
+
+impl RocksOptions {
+    /// Bytes for rows that were written or read last.
+    pub(super) fn recent_bytes(&self) -> usize {
+        self.cache_bytes / 8
     }
 }
 
@@ -71,7 +78,7 @@ pub(super) fn open(dir: &Path, options: &RocksOptions) -> Result<DB, KvError> {
 /// Where a table is missing, as after an update that brings one, it is added. That alone is appended to a manifest
 /// (RocksDB takes a quarter more for it than the limit), so a version with another table has to do it aside too.
 fn open_at(dir: &Path, options: &RocksOptions) -> Result<DB, KvError> {
-    let cache = Cache::new_lru_cache(options.cache_bytes);
+    let cache = Cache::new_lru_cache(options.cache_bytes - options.recent_bytes());
     let table_options = table_options(&cache, options);
     let names = Table::ALL.iter().map(|t| t.name()).chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
     let families = names.map(|name| ColumnFamilyDescriptor::new(name, table_options.clone()));

@@ -9,8 +9,8 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dfs_core::id::LogIndex;
 use dfs_disk::Disk;
@@ -20,6 +20,7 @@ use rocksdb::{
 };
 
 use super::opening::{self, RocksOptions};
+use super::recent::Recent;
 use super::{APPLIED_KEY, Batch, Change, Kv, KvError, Snapshot, Table, Visitor, encode_applied};
 
 /// What an entry of a batch has besides its key and its value, at most: a tag, the family, two lengths.
@@ -38,6 +39,11 @@ struct Inner {
     reserve_bytes: u64,
     /// The index of the last flush that ended.
     flushed: AtomicU64,
+    recent: Recent,
+    /// The number of the last write that was begun. Held during a write.
+    begun: Mutex<u64>,
+    /// The number of the last write that ended well.
+    written: AtomicU64,
 }
 
 impl RocksKv {
@@ -47,7 +53,15 @@ impl RocksKv {
     /// `Busy` when another process has it open, else what RocksDB says.
     pub fn open(dir: &Path, options: &RocksOptions) -> Result<Self, KvError> {
         let db = opening::open(dir, options)?;
-        let inner = Inner { db, dir: dir.to_owned(), reserve_bytes: options.reserve_bytes, flushed: AtomicU64::new(0) };
+        let inner = Inner {
+            db,
+            dir: dir.to_owned(),
+            reserve_bytes: options.reserve_bytes,
+            flushed: AtomicU64::new(0),
+            recent: Recent::new(options.recent_bytes()),
+            begun: Mutex::new(0),
+            written: AtomicU64::new(0),
+        };
         let kv = Self { inner: Arc::new(inner) };
         // All that an opened store holds came from its files.
         kv.inner.flushed.store(kv.applied()?.0, Ordering::Release);
@@ -88,8 +102,21 @@ impl Inner {
         self.db.cf_handle(table.name()).expect("every table was opened with the store")
     }
 
-    fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Vec<u8>>, KvError> {
-        self.db.get_cf_opt(self.family(table), key, options).map_err(error)
+    /// All writes up to this number are in whatever is read from now on.
+    fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Reads a state that holds the writes up to `no`.
+    fn get(&self, no: u64, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Vec<u8>>, KvError> {
+        if let Some(row) = self.recent.get(no, table, key, <[u8]>::to_vec) {
+            return Ok(Some(row));
+        }
+        let row = self.db.get_cf_opt(self.family(table), key, options).map_err(error)?;
+        if let Some(row) = &row {
+            self.recent.read(no, table, key, row);
+        }
+        Ok(row)
     }
 
     fn visit(
@@ -145,10 +172,16 @@ impl Inner {
         entries.status().map_err(error)
     }
 
-    fn multi_get(&self, keys: &[(Table, Vec<u8>)], options: &ReadOptions) -> Result<Vec<Option<Vec<u8>>>, KvError> {
-        let mut values = vec![None; keys.len()];
+    fn multi_get(
+        &self,
+        no: u64,
+        keys: &[(Table, Vec<u8>)],
+        options: &ReadOptions,
+    ) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        let at_hand = |(table, key): &(Table, Vec<u8>)| self.recent.get(no, *table, key, <[u8]>::to_vec);
+        let mut values: Vec<_> = keys.iter().map(at_hand).collect();
         for table in Table::ALL {
-            let mine: Vec<usize> = (0..keys.len()).filter(|i| keys[*i].0 == *table).collect();
+            let mine: Vec<usize> = (0..keys.len()).filter(|i| keys[*i].0 == *table && values[*i].is_none()).collect();
             if mine.is_empty() {
                 continue;
             }
@@ -157,7 +190,9 @@ impl Inner {
             let sorted = wanted.is_sorted();
             let found = self.db.batched_multi_get_cf_opt(self.family(*table), wanted, sorted, options);
             for (i, value) in mine.into_iter().zip(found) {
-                values[i] = value.map_err(error)?.map(|v| v.to_vec());
+                let Some(row) = value.map_err(error)? else { continue };
+                self.recent.read(no, *table, &keys[i].1, &row);
+                values[i] = Some(row.to_vec());
             }
         }
         Ok(values)
@@ -167,7 +202,7 @@ impl Inner {
 /// Reads see what was written last.
 impl Snapshot for RocksKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.inner.get(table, key, &ReadOptions::default())
+        self.inner.get(self.inner.written(), table, key, &ReadOptions::default())
     }
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
@@ -179,7 +214,7 @@ impl Snapshot for RocksKv {
     }
 
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
-        self.inner.multi_get(keys, &ReadOptions::default())
+        self.inner.multi_get(self.inner.written(), keys, &ReadOptions::default())
     }
 }
 
@@ -197,7 +232,17 @@ impl Kv for RocksKv {
         out.put_cf(self.inner.family(Table::Meta), APPLIED_KEY, encode_applied(applied));
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.inner.db.write_opt(out, &options).map_err(error)
+        let mut begun = self.inner.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun += 1;
+        self.inner.recent.write(*begun, batch.changes());
+        match self.inner.db.write_opt(out, &options) {
+            Ok(()) => self.inner.written.store(*begun, Ordering::Release),
+            Err(e) => {
+                self.inner.recent.failed(*begun, batch.changes());
+                return Err(error(e));
+            }
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Arc<dyn Snapshot> {
@@ -243,6 +288,8 @@ struct RocksSnapshot {
     /// Points into `store`; declared first, so that it is dropped first.
     at: SnapshotWithThreadMode<'static, DB>,
     store: Arc<Inner>,
+    /// It has the writes up to this number, and perhaps later ones.
+    no: u64,
 }
 
 impl RocksSnapshot {
@@ -253,7 +300,9 @@ impl RocksSnapshot {
         // `store` keeps until after `at` is dropped (fields are dropped in the order of their
         // declaration). The 'static reference stays in this struct: no method hands it out.
         let db: &'static DB = unsafe { &*std::ptr::from_ref(&store.db) };
-        Self { at: db.snapshot(), store }
+        // Before the snapshot: with a lower number a row is looked for in vain, with a higher one a wrong one is found.
+        let no = store.written();
+        Self { at: db.snapshot(), store, no }
     }
 
     fn options(&self) -> ReadOptions {
@@ -265,7 +314,7 @@ impl RocksSnapshot {
 
 impl Snapshot for RocksSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.store.get(table, key, &self.options())
+        self.store.get(self.no, table, key, &self.options())
     }
 
     fn visit(&self, table: Table, from: &[u8], until: Option<&[u8]>, visitor: &mut Visitor<'_>) -> Result<(), KvError> {
@@ -284,12 +333,16 @@ impl Snapshot for RocksSnapshot {
         self.store.visit(table, from, Some(until), options, visitor)
     }
 
+    fn at_hand(&self, table: Table, key: &[u8], take: &mut dyn FnMut(&[u8])) -> bool {
+        self.store.recent.get(self.no, table, key, take).is_some()
+    }
+
     fn visit_back(&self, table: Table, from: &[u8], until: &[u8], visitor: &mut Visitor<'_>) -> Result<(), KvError> {
         self.store.visit_back(table, from, until, self.options(), visitor)
     }
 
     fn multi_get(&self, keys: &[(Table, Vec<u8>)]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
-        self.store.multi_get(keys, &self.options())
+        self.store.multi_get(self.no, keys, &self.options())
     }
 }
 

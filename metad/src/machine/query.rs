@@ -200,6 +200,12 @@ fn near<K: AsRef<[u8]> + Ord>(
     mut wanted: Vec<(K, usize)>,
     take: &mut Take<'_>,
 ) -> Result<(), Fault> {
+    let mut fault = None;
+    wanted.retain(|(key, at)| {
+        let taken = &mut |value: &[u8]| fault = take(*at, key.as_ref(), value).err().or(fault.take());
+        !snap.at_hand(table, key.as_ref(), taken)
+    });
+    fault.map_or(Ok(()), Err)?;
     wanted.sort_unstable();
     let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(()) };
     let ino = |key: &K| key.as_ref().first_chunk().map_or(0, |ino| u64::from_be_bytes(*ino));
