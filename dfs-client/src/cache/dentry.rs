@@ -44,7 +44,10 @@ impl Dentries {
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
         let changes = (0..COUNTERS).map(|_| AtomicU64::new(0)).collect();
-        Self { names: Cache::new(NAMES), changes, hasher: RandomState::new(), ttl }
+        let names = Cache::new(NAMES);
+        // Memory that is not touched costs nothing, and a table that grows has to hash all its names again.
+        names.reserve(NAMES);
+        Self { names, changes, hasher: RandomState::new(), ttl }
     }
 
     fn counter(&self, parent: Ino) -> &AtomicU64 {

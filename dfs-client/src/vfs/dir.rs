@@ -83,6 +83,7 @@ impl Vfs {
             let Some(page) = &listing.page else { return Ok(items) };
             let skip = usize::try_from(index - page.before).unwrap_or(usize::MAX);
             let now = Instant::now();
+            items.reserve(page.entries.len().saturating_sub(skip).min(max - items.len()));
             for (at, entry) in page.entries.iter().enumerate().skip(skip) {
                 if items.len() >= max {
                     break;
