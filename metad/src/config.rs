@@ -51,7 +51,7 @@ pub struct Args {
     /// Refuses new data when the disk of DIR has less than this free. Default 256.
     #[arg(long, value_name = "MIB")]
     pub reserve_mib: Option<u64>,
-    /// Memory for RocksDB's block cache. Default 64.
+    /// Memory for what is kept of the database's files. Default 64.
     #[arg(long, value_name = "MIB")]
     pub cache_mib: Option<u64>,
     /// What to log: error, warn, info, debug, trace, or a filter like `metad=debug`. Default info.
@@ -105,7 +105,7 @@ pub struct Config {
     pub replace_after_s: u64,
     /// MiB to be left free on the disk.
     pub reserve_mib: u64,
-    /// MiB of block cache.
+    /// MiB for what is kept of the database's files.
     pub cache_mib: u64,
     /// Log filter.
     pub log_level: String,

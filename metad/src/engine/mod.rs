@@ -82,7 +82,7 @@ pub struct EngineOptions {
     pub replicas: u8,
     /// For a new filesystem.
     pub min_replicas: u8,
-    /// Bytes of block cache.
+    /// Bytes for what is kept of the database's files.
     pub cache_bytes: u64,
     /// Bytes to be left free on the disk.
     pub reserve_bytes: u64,

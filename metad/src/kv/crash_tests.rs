@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -148,9 +149,10 @@ fn one_process_at_a_time() {
 fn snapshots_are_read_while_others_write() {
     let tmp = tempfile::tempdir().unwrap();
     let kv = Arc::new(RocksKv::open(tmp.path(), &small()).unwrap());
+    let at_hand = Arc::new(AtomicU64::new(0));
     let readers: Vec<_> = (0..2)
         .map(|_| {
-            let kv = Arc::clone(&kv);
+            let (kv, at_hand) = (Arc::clone(&kv), Arc::clone(&at_hand));
             std::thread::spawn(move || {
                 loop {
                     let snapshot = kv.snapshot();
@@ -159,7 +161,9 @@ fn snapshots_are_read_while_others_write() {
                     let n = snapshot.get(Table::Counter, b"n").unwrap();
                     assert_eq!(or_zero(n), applied.0.to_be_bytes());
                     // A row that is at hand is no other than one that is searched for.
-                    snapshot.at_hand(Table::Inode, &SMALL, &mut |n| assert_eq!(n, applied.0.to_be_bytes()));
+                    if snapshot.at_hand(Table::Inode, &SMALL, &mut |n| assert_eq!(n, applied.0.to_be_bytes())) {
+                        at_hand.fetch_add(1, Ordering::Relaxed);
+                    }
                     let n = snapshot.multi_get(&[(Table::Inode, SMALL.to_vec())]).unwrap().remove(0);
                     assert_eq!(or_zero(n), applied.0.to_be_bytes());
                     assert_eq!(or_zero(snapshot.get(Table::Inode, &SMALL).unwrap()), applied.0.to_be_bytes());
@@ -178,6 +182,7 @@ fn snapshots_are_read_while_others_write() {
     for reader in readers {
         reader.join().unwrap();
     }
+    assert!(at_hand.load(Ordering::Relaxed) > 0, "never at hand");
     assert!(kv.memory_bytes().unwrap() > 0);
 }
 

@@ -56,22 +56,27 @@ impl RocksOptions {
 /// else what RocksDB or the system says.
 pub(super) fn open(dir: &Path, options: &RocksOptions) -> Result<DB, KvError> {
     let io = |e: io::Error| KvError::Io(format!("{}: {e}", dir.display()));
+    // A slash at the end would make it another place.
+    let mut aside = dir.components().as_path().as_os_str().to_owned();
+    aside.push(".new");
+    let aside = Path::new(&aside);
     if !dir.join("CURRENT").try_exists().map_err(io)? {
         // Only a directory that is missing or empty is replaced.
-        let aside = dir.with_extension("new");
-        remove_tree(&aside).map_err(io)?;
-        drop(open_at(&aside, options)?);
-        RealDisk.sync_dir(&aside).map_err(io)?;
-        fs::rename(&aside, dir).map_err(|e| match e.kind() {
+        remove_tree(aside).map_err(io)?;
+        drop(open_at(aside, options)?);
+        RealDisk.sync_dir(aside).map_err(io)?;
+        fs::rename(aside, dir).map_err(|e| match e.kind() {
             ErrorKind::DirectoryNotEmpty => KvError::Corrupt(format!(
-                "{} holds files of a database, but not CURRENT, which names them",
+                "{} holds files of a database, but not CURRENT, which names them: restore all of metad's directory from \
+                 one copy",
                 dir.display()
             )),
             _ => io(e),
         })?;
-        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        RealDisk.sync_dir(parent).map_err(io)?;
     }
+    // Also of one that is there: who renamed it may not have come to this.
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    RealDisk.sync_dir(parent).map_err(io)?;
     open_at(dir, options)
 }
 
@@ -148,7 +153,8 @@ fn open_error(e: rocksdb::Error, dir: &Path) -> KvError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::{Duration, Instant};
 
     use dfs_core::id::LogIndex;
 
@@ -157,16 +163,22 @@ mod tests {
 
     fn put(kv: &RocksKv, n: u64) {
         let mut batch = Batch::new();
-        batch.put(Table::Inode, n.to_be_bytes(), [n as u8; 100]);
+        // Of one key, or files would be moved instead of merged.
+        batch.put(Table::Inode, [0; 8], [n as u8; 100]);
         kv.write(batch, LogIndex(n)).unwrap();
         kv.flush().unwrap();
     }
 
     /// The name of the manifest, and what it holds.
     fn manifest(dir: &Path) -> (String, Vec<u8>) {
-        let name = fs::read_to_string(dir.join("CURRENT")).unwrap().trim_end().to_owned();
-        let bytes = fs::read(dir.join(&name)).unwrap();
-        (name, bytes)
+        loop {
+            let name = fs::read_to_string(dir.join("CURRENT")).unwrap().trim_end().to_owned();
+            match fs::read(dir.join(&name)) {
+                // A merge has made another.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                bytes => return (name, bytes.unwrap()),
+            }
+        }
     }
 
     #[test]
@@ -175,11 +187,25 @@ mod tests {
         let dir = tmp.path().join("kv");
         let kv = RocksKv::open(&dir, &RocksOptions::default()).unwrap();
         kv.begin_merging().unwrap();
-        let mut seen = BTreeSet::from([manifest(&dir).0]);
-        // Enough for merges as well, which happen whenever they do.
+        let mut seen = BTreeMap::new();
+        let mut look = || {
+            let (name, bytes) = manifest(&dir);
+            let first = seen.entry(name).or_insert_with(|| bytes.clone());
+            assert_eq!(*first, bytes, "a manifest in use was written to");
+            seen.len()
+        };
         for n in 1..=20 {
+            let before = look();
             put(&kv, n);
-            assert!(seen.insert(manifest(&dir).0), "the flush of {n} was added to a manifest in use");
+            assert!(look() > before, "the flush of {n} has no manifest of its own");
+        }
+        // Merges have begun, and come to an end: of 40 files there are at most four on top and a few below.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let tables =
+            || fs::read_dir(&dir).unwrap().filter(|e| e.as_ref().unwrap().path().extension() == Some("sst".as_ref()));
+        while tables().count() > 12 {
+            assert!(Instant::now() < deadline, "nothing is merged");
+            look();
         }
         drop(kv);
         assert_eq!(RocksKv::open(&dir, &RocksOptions::default()).unwrap().applied().unwrap(), LogIndex(20));

@@ -3,8 +3,8 @@
 //! RocksDB's own log is off: the command log is the log. Flushes are atomic
 //! over all column families, so the files on disk are always the state of one
 //! applied index, which each batch carries along. Memory is bounded by one
-//! block cache (indexes and filters included) and one write buffer, whatever
-//! the number of files in the filesystem.
+//! block cache (indexes and filters included), the [rows at hand](super::recent)
+//! and one write buffer, whatever the number of files in the filesystem.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -81,7 +81,7 @@ impl RocksKv {
         Ok(())
     }
 
-    /// Bytes that RocksDB holds in write buffers and in the pinned part of its cache.
+    /// Bytes of write buffers, of the cache of blocks and of the rows at hand.
     ///
     /// # Errors
     /// What RocksDB says.
@@ -93,7 +93,7 @@ impl RocksKv {
         }
         // The cache is shared: each family reports the same.
         let cache = self.inner.db.property_int_value_cf(self.inner.family(Table::Inode), "rocksdb.block-cache-usage");
-        Ok(total + cache.map_err(error)?.unwrap_or(0))
+        Ok(total + cache.map_err(error)?.unwrap_or(0) + self.inner.recent.bytes() as u64)
     }
 }
 
@@ -330,7 +330,11 @@ impl Snapshot for RocksSnapshot {
     ) -> Result<(), KvError> {
         let mut options = self.options();
         options.set_max_skippable_internal_keys(gone);
-        self.store.visit(table, from, Some(until), options, visitor)
+        // What is asked for like this is a listing's, and who lists a directory wants to know more of its files.
+        self.store.visit(table, from, Some(until), options, &mut |key, row| {
+            self.store.recent.read(self.no, table, key, row);
+            visitor(key, row)
+        })
     }
 
     fn at_hand(&self, table: Table, key: &[u8], take: &mut dyn FnMut(&[u8])) -> bool {
