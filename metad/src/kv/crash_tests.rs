@@ -187,6 +187,37 @@ fn snapshots_are_read_while_others_write() {
 }
 
 #[test]
+fn what_was_written_read_or_stepped_over_is_at_hand() {
+    let tmp = tempfile::tempdir().unwrap();
+    let kv = RocksKv::open(tmp.path(), &small()).unwrap();
+    let key = u64::to_be_bytes;
+    let row = |n: u64| [n as u8; 20];
+    let at_hand = |snapshot: &dyn Snapshot, n: u64| {
+        let mut found = None;
+        snapshot.at_hand(Table::Inode, &key(n), &mut |row| found = Some(row.to_vec())).then_some(found).flatten()
+    };
+    let old = kv.snapshot();
+    let mut batch = Batch::new();
+    (0..20).for_each(|n| batch.put(Table::Inode, key(n), row(n)));
+    kv.write(batch, LogIndex(1)).unwrap();
+    assert_eq!(at_hand(&*kv.snapshot(), 3), Some(row(3).to_vec()));
+    assert_eq!(at_hand(&*old, 3), None);
+    drop(old);
+    kv.flush().unwrap();
+    drop(kv);
+
+    let kv = RocksKv::open(tmp.path(), &small()).unwrap();
+    let snapshot = kv.snapshot();
+    assert_eq!((0..20).find(|n| at_hand(&*snapshot, *n).is_some()), None);
+    snapshot.get(Table::Inode, &key(3)).unwrap();
+    snapshot.multi_get(&[(Table::Inode, key(5).to_vec())]).unwrap();
+    let go_on = &mut |_: &[u8], _: &[u8]| std::ops::ControlFlow::Continue(());
+    snapshot.visit_near(Table::Inode, (&key(10), &key(13)), 10, go_on).unwrap();
+    let found: Vec<u64> = (0..20).filter(|n| at_hand(&*snapshot, *n) == Some(row(*n).to_vec())).collect();
+    assert_eq!(found, [3, 5, 10, 11, 12]);
+}
+
+#[test]
 fn damage_and_lack_of_space_are_told_apart() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("kv");
