@@ -59,12 +59,22 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
     }
 }
 
+/// All that is due. What fails does not keep the rest from being done: the trash has room that a checkpoint may need, and
+/// a chunk that cannot be read holds up one log.
 fn step(store: &Store, checkpoint: bool) -> Result<CompactStep, StoreError> {
-    let step = store.compact_step()?;
+    let mut due = Ok(());
     if checkpoint {
-        store.checkpoint_step()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.empty_trash(now.saturating_sub(TRASH_STAYS))?;
+        due = store.empty_trash(now.saturating_sub(TRASH_STAYS)).map(drop);
+        due = due.and(store.checkpoint_step().map(drop));
     }
-    Ok(step)
+    let step = store.compact_step();
+    match (step, due) {
+        // What it found is to be told in any case.
+        (Ok(step), Err(e)) if !step.corrupt.is_empty() => {
+            tracing::error!(error = %e, "housekeeping failed in part");
+            Ok(step)
+        }
+        (step, due) => due.and(step),
+    }
 }

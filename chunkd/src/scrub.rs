@@ -24,7 +24,7 @@ const ASIDES: u32 = 10;
 const NAP: Duration = Duration::from_millis(20);
 /// How often the position is noted.
 const NOTE: Duration = Duration::from_secs(30);
-/// Between two passes.
+/// Between two passes, and before another try when a store is too busy.
 const BETWEEN: Duration = Duration::from_secs(60);
 /// What a start has to do comes first.
 const AT_START: Duration = Duration::from_secs(5);
@@ -46,8 +46,12 @@ pub(crate) async fn run(node: Arc<Node>, served: Arc<Served>) {
         for (slot, id, len) in &page {
             step_aside(&served.store).await;
             let began = Instant::now();
-            if !look(&node, &served, ChunkRef { id: *id, len: *len, slot: *slot }).await {
-                return;
+            while let Err(e) = look(&node, &served, ChunkRef { id: *id, len: *len, slot: *slot }).await {
+                if served.store.failed().is_some() {
+                    return;
+                }
+                tracing::warn!(store = %served.id, error = %e, "the scrub waits");
+                tokio::time::sleep(BETWEEN).await;
             }
             let takes = Duration::from_micros(u64::from(*len).saturating_mul(1_000_000) / rate);
             owed += takes.saturating_sub(began.elapsed());
@@ -86,21 +90,23 @@ async fn step_aside(store: &Arc<Store>) {
     }
 }
 
-/// Reads one chunk; whether the daemon goes on.
-async fn look(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> bool {
+/// Reads one chunk.
+///
+/// # Errors
+/// The store is too busy or hangs, for now.
+async fn look(node: &Arc<Node>, served: &Arc<Served>, chunk: ChunkRef) -> Result<(), tonic::Status> {
     let store = Arc::clone(&served.store);
-    match served.background.run(move || store.check(chunk.slot, chunk.id)).await {
-        Ok(Ok(len)) => metrics::scrubbed(u64::from(len)),
+    match served.background.run(move || store.check(chunk.slot, chunk.id)).await? {
+        Ok(len) => metrics::scrubbed(u64::from(len)),
         // Deleted since it was listed.
-        Ok(Err(ReadError::NotFound | ReadError::Range)) => {}
-        Ok(Err(e @ (ReadError::Corrupt | ReadError::Io(_)))) => {
+        Err(ReadError::NotFound | ReadError::Range) => {}
+        Err(e @ (ReadError::Corrupt | ReadError::Io(_))) => {
             tracing::warn!(store = %served.id, chunk = %chunk.id, error = %e, "the scrub found a chunk that does not read");
             // What it is, and what becomes of it, is said and reported there.
             let _examined = node.examine(served, chunk).await;
         }
-        Err(_) => return false,
     }
-    true
+    Ok(())
 }
 
 async fn note(served: &Arc<Served>, at: Option<(SlotId, ChunkId)>) {

@@ -46,7 +46,7 @@ pub struct Entry {
     pub name: String,
     /// Whether it is a directory.
     pub dir: bool,
-    /// Length in bytes (0 for a directory).
+    /// Length in bytes: 0 for a directory, the largest number when the disk does not tell it.
     pub len: u64,
 }
 

@@ -7,12 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::aligned::{AlignedBuf, check_direct};
 use crate::{Access, DIRECT_ALIGN, Disk, DiskFile, Entry, Io, Space};
 
 /// Bytes written at a time where a filesystem cannot reserve space by itself.
 const ZERO_BYTES: usize = 1 << 20;
+
+/// How often, and how long apart, a directory is opened again when too many files are open.
+const OPEN_TRIES: u32 = 100;
+const OPEN_AGAIN: Duration = Duration::from_millis(50);
 
 /// The filesystem of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +37,11 @@ impl RealFile {
         }
         Ok(Arc::new(Self { file, io }))
     }
+}
+
+/// Whether only this process or this machine has come to a limit, and the disk is as it was.
+fn is_out_of_files(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 impl Disk for RealDisk {
@@ -68,7 +78,18 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        let mut tries = 0;
+        loop {
+            match File::open(path) {
+                Ok(dir) => return dir.sync_all(),
+                // Nothing is lost by that, while callers take a sync that failed for a loss: others close files soon.
+                Err(e) if is_out_of_files(&e) && tries < OPEN_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(OPEN_AGAIN);
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<Entry>> {
@@ -76,12 +97,14 @@ impl Disk for RealDisk {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let meta = match entry.metadata() {
+            let (dir, len) = match entry.metadata() {
+                Ok(meta) if meta.is_dir() => (true, 0),
+                Ok(meta) => (false, meta.len()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
+                // One inode that cannot be read is no reason to do without all the others.
+                Err(_) => (false, u64::MAX),
             };
-            let dir = meta.is_dir();
-            entries.push(Entry { name, dir, len: if dir { 0 } else { meta.len() } });
+            entries.push(Entry { name, dir, len });
         }
         Ok(entries)
     }

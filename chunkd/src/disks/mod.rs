@@ -76,7 +76,11 @@ pub enum DisksError {
 impl DisksError {
     /// Whether it is the disk, and not what the operator said: then the others do without it.
     fn is_the_disk(&self) -> bool {
-        matches!(self, Self::Vanished { .. } | Self::Store(StoreError::Io { .. } | StoreError::Corrupt { .. }))
+        matches!(
+            self,
+            Self::Vanished { .. }
+                | Self::Store(StoreError::Io { .. } | StoreError::Corrupt { .. } | StoreError::Failed(_))
+        )
     }
 }
 

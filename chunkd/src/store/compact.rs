@@ -59,6 +59,9 @@ fn choose(store: &Store) -> Option<Candidate> {
     let (mut best, mut gain): (Option<(u64, Arc<LogFile>)>, u64) = (None, 0);
     let (mut tombstones, mut bytes) = (0, 0);
     for log in all.iter().filter(|log| Some(log.id.seq) != current) {
+        if store.logs.is_refused(log.id.seq) {
+            continue;
+        }
         let stones = log.tombstones.load(Ordering::Relaxed);
         let end = u64::from(log.end.load(Ordering::Relaxed));
         tombstones += stones;
@@ -79,7 +82,8 @@ fn choose(store: &Store) -> Option<Candidate> {
         }
     }
     if best.is_none() && tombstones * TOMBSTONE_SHARE > bytes && tombstones > nominal {
-        best = all.first().filter(|log| Some(log.id.seq) != current).map(|log| (0, Arc::clone(log)));
+        let free = |log: &&Arc<LogFile>| Some(log.id.seq) != current && !store.logs.is_refused(log.id.seq);
+        best = all.first().filter(free).map(|log| (0, Arc::clone(log)));
         gain = tombstones;
     }
     best.map(|(_, log)| Candidate { log, gain })
@@ -115,6 +119,7 @@ fn compact(store: &Store, log: &LogFile) -> Result<CompactStep, StoreError> {
     run.take(store)?;
     if unreadable && log.live.load(Ordering::Relaxed) > 0 {
         // That may pass. If not, the scrub finds the chunks and puts them aside, and then the log goes.
+        store.logs.refuse(seq);
         let source = std::io::Error::other("the disk refuses some of its chunks");
         return Err(StoreError::Io { what: format!("compacting {}", log.path.display()), source });
     }

@@ -34,7 +34,11 @@ pub(super) fn files(
             if entry.len != files::file_len(len) {
                 let place = format!("{} has {} bytes, not {}", file.display(), entry.len, files::file_len(len));
                 report.damage(Damage { place, chunk: Some((slot, id)) });
-                quarantine::set_aside(disk, dir, &file, &quarantine::bad_name(slot, id, len)).map_err(failed(&file))?;
+                let aside = quarantine::set_aside(disk, dir, &file, &quarantine::bad_name(slot, id, len));
+                if let Err(e) = aside {
+                    // The chunk counts as missing, and is put there anew, as well if this is still in its place.
+                    tracing::error!(file = %file.display(), error = %e, "a damaged chunk stays where it is");
+                }
             } else if index.get(slot, id).is_some() {
                 // It was deleted here and put in a log, and the crash undid the removal.
                 disk.remove(&file).map_err(failed(&file))?;

@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use dfs_core::chunk::ChunkId;
 use dfs_core::id::SlotId;
@@ -26,6 +27,8 @@ use super::stats::StoreStats;
 const OPEN_FILES: usize = 256;
 /// The smallest log worth making on a disk that is almost full.
 const SMALLEST: u32 = 64 << 10;
+/// How long a log is left alone of which the disk refuses something.
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
 
 /// What is known of one log.
 #[derive(Debug)]
@@ -85,6 +88,10 @@ pub(super) struct Logs {
     appender: Mutex<Appender>,
     syncing: Mutex<Syncing>,
     synced: Condvar,
+    /// Held while a log is synced: see [`Logs::sync`].
+    one_sync: Mutex<()>,
+    /// Logs that could not be compacted because the disk does not give some of their chunks, and since when.
+    refused: Mutex<BTreeMap<LogSeq, Instant>>,
     files: RwLock<BTreeMap<LogSeq, Arc<LogFile>>>,
     open: Mutex<BTreeMap<LogSeq, Arc<dyn DiskFile>>>,
     /// End of what the checkpoint covers.
@@ -112,6 +119,8 @@ impl Logs {
             appender: Mutex::new(Appender { current: None, next: LogSeq(1) }),
             syncing: Mutex::new(Syncing { durable: Position::default(), running: false }),
             synced: Condvar::new(),
+            one_sync: Mutex::new(()),
+            refused: Mutex::default(),
             files: RwLock::default(),
             open: Mutex::default(),
             checkpoint: Mutex::default(),
@@ -260,10 +269,11 @@ impl Logs {
                 return Err(PutError::Full);
             }
         }
-        if let Some(left) = appender.current.take() {
-            stats.syncs.fetch_add(1, Ordering::Relaxed);
-            left.file.sync().map_err(|e| state.fail("syncing a log", &e))?;
-            self.advance(Position { seq: left.log.id.seq, offset: left.log.end.load(Ordering::Relaxed) });
+        if let Some(current) = &appender.current {
+            self.sync(state, stats, current.file.as_ref())?;
+            self.advance(appender.written());
+            // Not before: who waits for what is in it takes no log for nothing to sync.
+            appender.current = None;
         }
         loop {
             let id = LogId { seq: appender.next, nonce: rand::random() };
@@ -316,32 +326,46 @@ impl Logs {
             }
             syncing.running = true;
             drop(syncing);
-            let result = self.sync_current(stats);
+            let result = self.sync_current(state, stats);
             syncing = lock(&self.syncing);
             syncing.running = false;
-            let outcome = match result {
-                Ok(to) => {
-                    syncing.durable = syncing.durable.max(to);
-                    Ok(())
-                }
-                Err(e) => Err(state.fail("syncing a log", &e)),
-            };
+            let outcome = result.map(|to| syncing.durable = syncing.durable.max(to));
             self.synced.notify_all();
             outcome?;
         }
     }
 
     /// Syncs the current log; up to where.
-    fn sync_current(&self, stats: &StoreStats) -> io::Result<Position> {
+    fn sync_current(&self, state: &StateFile, stats: &StoreStats) -> Result<Position, StoreError> {
         let (file, to) = {
             let appender = lock(&self.appender);
             (appender.current.as_ref().map(|c| Arc::clone(&c.file)), appender.written())
         };
         if let Some(file) = file {
-            stats.syncs.fetch_add(1, Ordering::Relaxed);
-            file.sync()?;
+            self.sync(state, stats, file.as_ref())?;
         }
         Ok(to)
+    }
+
+    /// Syncs a log, one caller at a time: Linux tells of a page that it could not write once for each open file, so who
+    /// syncs beside the one that is told, or after it, would take the page for written. The next finds the store failed.
+    fn sync(&self, state: &StateFile, stats: &StoreStats, file: &dyn DiskFile) -> Result<(), StoreError> {
+        let _one = lock(&self.one_sync);
+        state.check()?;
+        stats.syncs.fetch_add(1, Ordering::Relaxed);
+        file.sync().map_err(|e| state.fail("syncing a log", &e))
+    }
+
+    /// The disk does not give some chunks of a log: others come first for a while.
+    pub(super) fn refuse(&self, seq: LogSeq) {
+        lock(&self.refused).insert(seq, Instant::now());
+    }
+
+    /// Whether that was a short time ago.
+    pub(super) fn is_refused(&self, seq: LogSeq) -> bool {
+        let mut refused = lock(&self.refused);
+        refused.retain(|_, since| since.elapsed() < REFUSED_FOR);
+        refused.contains_key(&seq)
     }
 
     /// The file of a log, to read from; `None` when there is no such log (any more).

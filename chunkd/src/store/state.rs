@@ -113,17 +113,23 @@ pub(super) fn read(disk: &dyn Disk, path: &Path) -> io::Result<Option<State>> {
 }
 
 fn newest(file: &Arc<dyn DiskFile>) -> io::Result<Option<State>> {
-    let mut newest: Option<State> = None;
+    let (mut newest, mut refused): (Option<State>, _) = (None, None);
     for copy in 0..2 {
         let mut b = [0; COPY_BYTES];
-        if file.read_at(&mut b, copy * STRIDE)? == COPY_BYTES
-            && let Some(state) = State::decode(&b)
-            && newest.is_none_or(|n| n.version < state.version)
-        {
-            newest = Some(state);
+        match file.read_at(&mut b, copy * STRIDE) {
+            Ok(COPY_BYTES) => {
+                let state = State::decode(&b).filter(|state| newest.is_none_or(|n| n.version < state.version));
+                newest = state.or(newest);
+            }
+            Ok(_) => {}
+            // One that cannot be read is like one that rots: there is the other.
+            Err(e) => refused = Some(e),
         }
     }
-    Ok(newest)
+    match (newest, refused) {
+        (None, Some(e)) => Err(e),
+        (newest, _) => Ok(newest),
+    }
 }
 
 /// The open file.

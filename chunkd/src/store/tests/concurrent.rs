@@ -249,3 +249,66 @@ fn orders_and_puts_of_one_chunk_at_once() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+/// A small chunk in the log and not synced, and where the log ends then.
+fn unsynced(store: &Store, seed: u64) -> crate::store::index::Position {
+    let c = chunk(seed, 1000);
+    let mut records = crate::store::record::Records::default();
+    records.put(SLOT, c.0, &c.1);
+    let purpose = crate::store::log::Purpose::Put;
+    let appended = store.logs.append(&store.state, store.stats(), &mut records, purpose, |_, _| {});
+    assert!(appended.error.is_none());
+    appended.end
+}
+
+/// Appends more than the log has room for; whether that went well.
+fn next_log(store: &Store) -> bool {
+    let mut records = crate::store::record::Records::default();
+    for seed in 100..120 {
+        let c = chunk(seed, 60_000);
+        records.put(SLOT, c.0, &c.1);
+    }
+    let purpose = crate::store::log::Purpose::Put;
+    store.logs.append(&store.state, store.stats(), &mut records, purpose, |_, _| {}).error.is_none()
+}
+
+#[test]
+fn who_waits_while_a_log_that_is_left_fails_to_sync_hears_of_it() {
+    let (disk, inner, store) = gated();
+    let end = unsynced(&store, 1);
+    disk.close();
+    thread::scope(|scope| {
+        let leaves = scope.spawn(|| next_log(&store));
+        until(|| disk.waiting() > 0);
+        let waits = scope.spawn(|| store.logs.wait_durable(&store.state, store.stats(), end));
+        for _ in 0..2000 {
+            thread::yield_now();
+        }
+        inner.fail_sync();
+        disk.open_gate();
+        assert!(!leaves.join().unwrap());
+        assert!(waits.join().unwrap().is_err(), "what the log had is lost");
+    });
+    assert!(store.logs.wait_durable(&store.state, store.stats(), end).is_err());
+}
+
+#[test]
+fn of_two_who_sync_a_log_that_fails_both_hear_of_it() {
+    let (disk, inner, store) = gated();
+    let end = unsynced(&store, 1);
+    disk.close();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| store.logs.wait_durable(&store.state, store.stats(), end));
+        until(|| disk.waiting() > 0);
+        let leaves = scope.spawn(|| next_log(&store));
+        // An error of a file is told to one of those who sync it at the same time, so there must be only one.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(300) {
+            assert_eq!(disk.waiting(), 1);
+            thread::yield_now();
+        }
+        inner.fail_sync();
+        disk.open_gate();
+        assert!(waits.join().unwrap().is_err() && !leaves.join().unwrap());
+    });
+}
