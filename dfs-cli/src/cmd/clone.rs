@@ -1,7 +1,7 @@
 //! `dfs clone`: a copy of a file or a tree on the same mount that shares all stored bytes with the original.
 //!
-//! Everything is made under a hidden name beside the target and renamed at the end: the target is there whole or
-//! not at all. What fails is taken away again.
+//! Everything is made under a hidden name beside the target, made durable and renamed at the end: the target is there
+//! whole or not at all, also after a crash. What fails is taken away again.
 
 mod sys;
 mod tree;
@@ -45,6 +45,10 @@ pub fn run(source: &Path, target: &Path, json: bool) -> anyhow::Result<u8> {
     let hidden = place.parent.join(hidden_name());
     let tree = Tree::new(info.dev());
     let made = tree.clone(source, &hidden).and_then(|()| {
+        // Small files are still in the mount's buffer: the name must not be there before them. On a mount of this
+        // filesystem this saves all, of whatever directory.
+        let saved = fs::File::open(&place.parent).and_then(|parent| parent.sync_all());
+        saved.context("cannot make the clone durable")?;
         let moved = sys::rename_new(&hidden, &place.parent.join(&place.name));
         moved.with_context(|| format!("cannot give the clone its name {}", target.display()))
     });

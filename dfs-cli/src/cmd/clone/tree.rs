@@ -211,7 +211,8 @@ impl Tree {
         sys::copy(&from, &to)
     }
 
-    /// Owner, mode, extended attributes and times, in this order: each may be lost by what comes before it.
+    /// Owner, extended attributes, mode and times, in this order: each may be lost by what comes before it, and who may
+    /// not write to the file by its mode cannot set attributes any more.
     fn dress(&self, entry: &Entry) -> anyhow::Result<()> {
         let Entry { from, to, info } = entry;
         let dressed = || -> io::Result<()> {
@@ -227,10 +228,10 @@ impl Tree {
                     changed => changed?,
                 }
             }
+            sys::copy_xattrs(from, to)?;
             if !info.is_symlink() {
                 fs::set_permissions(to, Permissions::from_mode(mode))?;
             }
-            sys::copy_xattrs(from, to)?;
             sys::set_times(to, info)
         };
         dressed().with_context(|| format!("cannot make {} like {}", to.display(), from.display()))

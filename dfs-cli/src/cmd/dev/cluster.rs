@@ -1,10 +1,12 @@
 //! The cluster's directory and its settings.
 
 use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use dfs_core::id::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Up;
@@ -89,6 +91,11 @@ impl Settings {
     }
 }
 
+/// The directory by the one name by which its daemons are known, whatever leads there: links, `..`.
+fn one_spelling(dir: &Path) -> anyhow::Result<PathBuf> {
+    dir.canonicalize().with_context(|| format!("cannot use --dir {}", dir.display()))
+}
+
 fn file(dir: &Path) -> PathBuf {
     dir.join("cluster.toml")
 }
@@ -96,7 +103,9 @@ fn file(dir: &Path) -> PathBuf {
 impl Cluster {
     /// Makes the directory, or takes up the one that is there, and remembers the settings.
     pub(crate) fn create(wanted: &Up) -> anyhow::Result<Self> {
-        let dir = std::path::absolute(&wanted.dir).context("--dir is no path")?;
+        let given = &wanted.dir;
+        fs::create_dir_all(given).with_context(|| format!("cannot make {}", given.display()))?;
+        let dir = one_spelling(given)?;
         for part in ["run", "log"] {
             let part = dir.join(part);
             fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
@@ -113,18 +122,23 @@ impl Cluster {
         let text = toml::to_string(&settings).context("cannot write the settings")?;
         let path = file(&dir);
         let new = dir.join("cluster.toml.new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let written = || {
+            let mut file = File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            // Before it takes the place of the old: a power cut would leave an empty file.
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        written().with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { dir, settings, _lock: lock })
     }
 
     /// Takes up the one that is there.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
-        let dir = std::path::absolute(dir).context("--dir is no path")?;
-        let Some(settings) = read(&dir)? else {
+        let Some(settings) = read(dir)? else {
             bail!("there is no cluster in {} (no cluster.toml); `dfs dev up --dir` makes one", dir.display());
         };
+        let dir = one_spelling(dir)?;
         let lock = lock(&dir)?;
         Ok(Self { dir, settings, _lock: lock })
     }
@@ -136,6 +150,12 @@ impl Cluster {
     /// Data directory of a daemon.
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// The id of the filesystem that its metad has made, once it has.
+    pub(crate) fn id(&self) -> Option<ClusterId> {
+        let mark = fs::read_to_string(self.data("metad").join("METAD")).ok()?;
+        mark.split_whitespace().nth(2)?.parse().ok()
     }
 
     pub(crate) fn log(&self, name: &str) -> PathBuf {

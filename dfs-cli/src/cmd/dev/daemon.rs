@@ -37,6 +37,12 @@ impl Daemon {
         self.is(pid).then_some(pid)
     }
 
+    /// Whether somebody has its data directory: a process that the pid file does not name.
+    pub(crate) fn is_held(&self) -> bool {
+        let lock = fs::File::open(self.mark.join("LOCK"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)))
+    }
+
     /// Whether process `pid` is this daemon. One that has ended and was not waited for has no arguments.
     fn is(&self, pid: u32) -> bool {
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_called(&line, self.program, &self.mark))

@@ -12,8 +12,12 @@ use super::daemon::Daemon;
 use super::mountpoint::{self, Found};
 use super::{DaemonReport, State, up};
 
-/// A daemon that has not ended by then is killed.
+/// A daemon that has not ended by then is killed, which costs nothing that was acknowledged.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The mount saves what was written before it ends, and gives up by itself after two minutes: to kill it loses data.
+pub(crate) const SAVING: Duration = Duration::from_secs(130);
+/// After so long it is said what is waited for.
+const SAY: Duration = Duration::from_secs(5);
 /// A mount that is in use for longer than this is reported.
 const BUSY: Duration = Duration::from_secs(3);
 /// How often it is tried again.
@@ -28,12 +32,28 @@ struct Report {
 
 /// Runs it.
 ///
+/// Exit code 1: the mount had to be killed.
+///
 /// # Errors
-/// When the mount is in use; then nothing is stopped.
+/// When the mount is in use, or a daemon is not to be found that has its data directory; then nothing is stopped.
 pub(crate) async fn run(dir: &Path, json: bool) -> anyhow::Result<u8> {
     let cluster = Cluster::open(dir)?;
     let mut report = Report { dir: cluster.dir().to_path_buf(), unmounted: None, daemons: Vec::new() };
     // Who runs is asked before the first is told: some end at once.
+    let chunkds = cluster.chunkds().map(|(_, name)| up::chunkd(&cluster, name));
+    let chunkds: Vec<(Daemon, Option<u32>)> = chunkds.map(|d| (d.clone(), d.pid())).collect();
+    let metad = up::metad(&cluster);
+    let metad_pid = metad.pid();
+    for (daemon, pid) in chunkds.iter().map(|(d, pid)| (d, *pid)).chain([(&metad, metad_pid)]) {
+        if pid.is_none() && daemon.is_held() {
+            bail!(
+                "{} is in use by a process that {} does not name: `fuser {0}/LOCK` finds it. Nothing was stopped",
+                daemon.mark.display(),
+                daemon.pid_file.display(),
+            );
+        }
+    }
+    let mut code = 0;
     if let Some(point) = cluster.settings.mount.clone() {
         let daemon = up::mount(&cluster, &point);
         let pid = daemon.pid();
@@ -41,22 +61,22 @@ pub(crate) async fn run(dir: &Path, json: bool) -> anyhow::Result<u8> {
         if unmount(&point, is_mounted).await? {
             report.unmounted = Some(point.clone());
         }
-        report.daemons.push(end(daemon, pid, report.unmounted.is_some()).await?);
+        let ended = end(daemon, pid, report.unmounted.is_some(), SAVING).await?;
+        if ended.state == State::Killed {
+            code = 1;
+        }
+        report.daemons.push(ended);
     }
-    let chunkds = cluster.chunkds().map(|(_, name)| up::chunkd(&cluster, name));
-    let chunkds: Vec<(Daemon, Option<u32>)> = chunkds.map(|d| (d.clone(), d.pid())).collect();
     // All are told before the first is waited for.
     for (daemon, pid) in &chunkds {
         pid.iter().for_each(|pid| daemon.signal(*pid, libc::SIGTERM));
     }
     for (daemon, pid) in chunkds {
-        report.daemons.push(end(daemon, pid, true).await?);
+        report.daemons.push(end(daemon, pid, true, PATIENCE).await?);
     }
-    let metad = up::metad(&cluster);
-    let pid = metad.pid();
-    report.daemons.push(end(metad, pid, false).await?);
+    report.daemons.push(end(metad, metad_pid, false, PATIENCE).await?);
     crate::cmd::print(json, &report, || text(&report))?;
-    Ok(0)
+    Ok(code)
 }
 
 /// Says whether there was something to unmount.
@@ -81,15 +101,20 @@ async fn unmount(point: &Path, found: Found) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Ends a daemon that is process `pid`; one that `knows` was told already, or ends by itself.
-async fn end(daemon: Daemon, pid: Option<u32>, knows: bool) -> anyhow::Result<DaemonReport> {
+/// Ends a daemon that is process `pid`; one that `knows` was told already, or ends by itself. After `patience` it is killed.
+async fn end(daemon: Daemon, pid: Option<u32>, knows: bool, patience: Duration) -> anyhow::Result<DaemonReport> {
     let state = match pid {
         None => State::Absent,
         Some(pid) => {
             if !knows {
                 daemon.signal(pid, libc::SIGTERM);
             }
-            if daemon.wait_end(pid, PATIENCE).await {
+            let mut in_time = daemon.wait_end(pid, patience.min(SAY)).await;
+            if !in_time && patience > SAY {
+                eprintln!("waiting for {} (process {pid}) to end, {} s at most", daemon.name, patience.as_secs());
+                in_time = daemon.wait_end(pid, patience - SAY).await;
+            }
+            if in_time {
                 State::Stopped
             } else {
                 daemon.signal(pid, libc::SIGKILL);
@@ -120,10 +145,12 @@ fn text(r: &Report) -> String {
     if let Some(names) = named(State::Killed) {
         let _ = writeln!(
             out,
-            "killed    {names}, after {} s; the logs in {}/log may say why",
-            PATIENCE.as_secs(),
+            "killed    {names}, which did not end in time; the logs in {}/log may say why",
             r.dir.display()
         );
+        if r.daemons.iter().any(|d| d.state == State::Killed && d.name == up::MOUNT) {
+            let _ = writeln!(out, "what was written to the mount and not yet saved is lost");
+        }
     }
     if named(State::Stopped).is_none() && named(State::Killed).is_none() {
         let _ = writeln!(out, "nothing was running");
@@ -160,7 +187,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let pid = daemon.pid();
-        let report = end(daemon, pid, false).await.unwrap();
+        let report = end(daemon, pid, false, PATIENCE).await.unwrap();
         assert_eq!((report.state, report.pid), (State::Stopped, Some(child.id())));
         assert!(!dir.path().join("x.pid").exists());
         child.wait().unwrap();

@@ -8,11 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use dfs_proto::convert::WireId;
 use dfs_proto::v1::StatusResponse;
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::daemon::{Daemon, find_program};
+use super::down::SAVING;
 use super::mountpoint::{self, Found};
 use super::{DaemonReport, State};
 use crate::args::Up;
@@ -25,8 +27,8 @@ const HEALTHY: Duration = Duration::from_secs(60);
 const ASK: Duration = Duration::from_millis(100);
 /// On the loopback a connection comes about at once or not at all.
 const CONNECT: Duration = Duration::from_secs(1);
-/// How long a mount that is ending may take to save what it has.
-const ENDING: Duration = Duration::from_secs(40);
+/// Name of the mount's daemon.
+pub(crate) const MOUNT: &str = "dfs-fuse";
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -49,6 +51,8 @@ struct Running {
 pub(crate) async fn run(wanted: &Up, json: bool) -> anyhow::Result<u8> {
     let cluster = Cluster::create(wanted)?;
     let mut running = vec![start_metad(&cluster)?];
+    // A new chunk daemon joins whatever filesystem answers.
+    wait_own_metad(&cluster, &mut running[0]).await?;
     for (n, name) in cluster.chunkds() {
         running.push(start_chunkd(&cluster, n, name)?);
     }
@@ -74,7 +78,7 @@ pub(crate) fn chunkd(cluster: &Cluster, name: String) -> Daemon {
 
 /// The mount of the cluster.
 pub(crate) fn mount(cluster: &Cluster, point: &Path) -> Daemon {
-    daemon(cluster, "dfs-fuse".into(), "dfs-fuse", point)
+    daemon(cluster, MOUNT.into(), "dfs-fuse", point)
 }
 
 fn daemon(cluster: &Cluster, name: String, program: &'static str, mark: &Path) -> Daemon {
@@ -115,6 +119,26 @@ fn start(daemon: Daemon, args: Vec<OsString>) -> anyhow::Result<Running> {
     let args: Vec<&OsStr> = data.into_iter().chain(args.iter().map(OsString::as_os_str)).collect();
     let child = daemon.start(&args)?;
     Ok(Running { daemon, child: Some(child) })
+}
+
+/// Waits until metad answers, and not that of another cluster which has the port already.
+async fn wait_own_metad(cluster: &Cluster, metad: &mut Running) -> anyhow::Result<()> {
+    let end = Instant::now() + HEALTHY;
+    let address = cluster.settings.meta();
+    let mut meta = Meta::new(&address)?;
+    loop {
+        check_alive(metad)?;
+        let missing = match (fetch(&mut meta).await, cluster.id()) {
+            (Ok(StatusResponse { map: Some(map), .. }), Some(own)) if map.cluster == own.to_wire() => return Ok(()),
+            (Ok(_), Some(_)) => format!("what answers at {address} is another filesystem; take another --port"),
+            (Ok(_), None) => format!("something answers at {address}, but metad has not begun"),
+            (Err(e), _) => format!("{e:#}"),
+        };
+        if Instant::now() >= end {
+            bail!("metad does not answer after {} s: {missing}\n{}", HEALTHY.as_secs(), metad.daemon.log_tail());
+        }
+        tokio::time::sleep(ASK).await;
+    }
 }
 
 /// Waits until metad answers, every chunk daemon is up, and there are slots to write to.
@@ -193,7 +217,7 @@ async fn start_mount(cluster: &Cluster, point: &Path) -> anyhow::Result<Running>
             return Ok(Running { daemon, child: None });
         }
         // Unmounted a moment ago, it still saves what it has.
-        if !daemon.wait_end(pid, ENDING).await {
+        if !daemon.wait_end(pid, SAVING).await {
             bail!("dfs-fuse (process {pid}) is not mounted and does not end; see {}", daemon.log.display());
         }
         found = mountpoint::look(point, &meta)?;
