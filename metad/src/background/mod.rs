@@ -13,7 +13,7 @@ mod sessions;
 mod space;
 mod sweep;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -27,6 +27,32 @@ use crate::service::Shared;
 const TICK: Duration = Duration::from_millis(250);
 /// A look that comes later than this finds that the whole process stood still (stopped, a paused machine).
 const STOOD_STILL: Duration = Duration::from_secs(2);
+
+/// Finds out when the whole process stood still. What it did not hear meanwhile is nobody's silence.
+///
+/// A task that does nothing else looks at every tick, so that a step that takes long is not taken for a standstill; and who
+/// judges by silence looks first, since after a standstill anybody may be the first to go on.
+#[derive(Debug)]
+struct Watch(Mutex<Instant>);
+
+impl Watch {
+    /// How long the process stood still since the last look, if it did.
+    fn stood(&self, now: Instant) -> Option<Duration> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = now.saturating_duration_since(*last).saturating_sub(TICK);
+        *last = now.max(*last);
+        (late >= STOOD_STILL).then_some(late)
+    }
+
+    fn look(&self, shared: &Shared) {
+        let now = Instant::now();
+        if let Some(late) = self.stood(now) {
+            tracing::warn!(?late, "metad stood still; nodes and sessions get that time back");
+            shared.nodes.forgive(late, now);
+            shared.sessions.forgive(late, now);
+        }
+    }
+}
 
 /// A step failed; the next tick tries again.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +73,15 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
     let session_end = config.session_end();
     let mut space = space::Space::new(&config.data, config.reserve_mib << 20);
     tokio::spawn(locks::tell(shared.clone()));
+    let watch = Arc::new(Watch(Mutex::new(began)));
+    let (watching, watched) = (watch.clone(), Arc::downgrade(&shared));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let Some(shared) = watched.upgrade() else { return };
+            watching.look(&shared);
+        }
+    });
     tokio::spawn(async move {
         let mut freeing = freeing::Freeing::new(began);
         let mut mover = moves::Mover::default();
@@ -55,23 +90,22 @@ pub fn spawn(shared: Arc<Shared>, config: &Config) -> JoinHandle<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let before = Instant::now();
             tick.tick().await;
-            let late = before.elapsed().saturating_sub(TICK);
-            if late >= STOOD_STILL {
-                tracing::warn!(?late, "metad stood still; nodes and sessions get that time back");
-                shared.nodes.forgive(late, Instant::now());
-                shared.sessions.forgive(late, Instant::now());
-            }
             space.look(&shared.engine);
             let steps = [
-                ("node states", cluster::node_states(&shared).await),
+                ("node states", {
+                    watch.look(&shared);
+                    cluster::node_states(&shared).await
+                }),
                 ("slots", cluster::slots(&shared).await),
                 ("members of slots", mover.look(&shared).await),
                 ("missed chunks", cluster::count_missed(&shared).await),
                 ("cleaning", cleaning.look(&shared).await),
                 ("sweep", sweep.look(&shared).await),
-                ("sessions", sessions::end_silent(&shared, session_end).await),
+                ("sessions", {
+                    watch.look(&shared);
+                    sessions::end_silent(&shared, session_end).await
+                }),
                 ("orphans", freeing.orphans(&shared).await),
                 ("due work", freeing.due(&shared).await),
                 ("tombstones", freeing.tombstones(&shared).await),

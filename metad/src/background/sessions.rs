@@ -1,15 +1,16 @@
 //! Sessions that were silent for too long are ended: after minutes, or as soon as they are stale and have what
 //! others want.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use dfs_core::error::Refusal;
-use dfs_core::id::SessionId;
+use dfs_core::id::{Ino, SessionId};
 
 use super::{StepError, command};
 use crate::machine::command::Command;
-use crate::machine::locks::owners;
+use crate::machine::locks::{Owner, owners};
 use crate::service::Shared;
 
 pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), StepError> {
@@ -34,7 +35,7 @@ pub(super) async fn end_silent(shared: &Shared, after: Duration) -> Result<(), S
     Ok(())
 }
 
-/// Stale sessions with locks of files where somebody else cannot have one.
+/// Stale sessions with locks that keep somebody from having the lock that he wants.
 fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
     let contended = shared.waits.take_contended();
     let stale = shared.sessions.stale(Instant::now());
@@ -43,10 +44,21 @@ fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
         return Ok(found);
     }
     let snap = shared.engine.snapshot();
-    for ino in contended {
-        found.extend(
-            owners(&*snap, ino)?.into_iter().map(|owner| owner.session).filter(|session| stale.contains(session)),
-        );
+    // Many may want locks of one file.
+    let mut files: HashMap<Ino, Vec<Owner>> = HashMap::new();
+    for wanted in contended {
+        let held = match files.entry(wanted.ino) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let mut held = owners(&*snap, wanted.ino)?;
+                held.retain(|owner| stale.contains(&owner.session));
+                unknown.insert(held)
+            }
+        };
+        let in_the_way = held.iter().filter(|owner| {
+            !owner.is(wanted.session, wanted.owner) && owner.blocking(wanted.range, wanted.kind).is_some()
+        });
+        found.extend(in_the_way.map(|owner| owner.session));
     }
     Ok(found)
 }
@@ -55,7 +67,7 @@ fn in_the_way(shared: &Shared) -> Result<HashSet<SessionId>, StepError> {
 mod tests {
 
     use dfs_core::attr::FileKind;
-    use dfs_core::id::{Ino, LaneId, LockOwner, Seq};
+    use dfs_core::id::{LaneId, LockOwner, Seq};
     use dfs_core::limits::SESSION_STALE;
     use dfs_core::lock::{LockChange, LockKind};
     use dfs_core::name::Name;
@@ -64,6 +76,7 @@ mod tests {
     use dfs_core::time::Timestamp;
 
     use super::*;
+    use crate::live::waits::Wanted;
     use crate::machine::command::Reply;
     use crate::service::testing::shared;
 
@@ -92,15 +105,22 @@ mod tests {
         shared.sessions.add(session, "silent".into(), now.checked_sub(SESSION_STALE).unwrap());
         end_silent(&shared, long).await.unwrap();
         assert!(known(&shared), "nobody wants anything of it");
-        shared.waits.refused(Ino(ino.0 + 1));
+        let want = |ino: u64, start, kind| {
+            let (session, range) = (SessionId(session.0 + 1), ByteRange { start, end: start + 1 });
+            shared.waits.refused(Wanted { session, owner: LockOwner(1), ino: Ino(ino), range, kind });
+        };
+        want(ino.0 + 1, 0, LockKind::Read);
         end_silent(&shared, long).await.unwrap();
         assert!(known(&shared), "it has no lock of that file");
+        want(ino.0, 1, LockKind::Write);
+        end_silent(&shared, long).await.unwrap();
+        assert!(known(&shared), "what is wanted it has not");
         shared.sessions.add(session, "back".into(), Instant::now());
-        shared.waits.refused(ino);
+        want(ino.0, 0, LockKind::Read);
         end_silent(&shared, long).await.unwrap();
         assert!(known(&shared), "it is not stale");
         shared.sessions.add(session, "silent".into(), now.checked_sub(SESSION_STALE).unwrap());
-        shared.waits.refused(ino);
+        want(ino.0, 0, LockKind::Read);
         end_silent(&shared, long).await.unwrap();
         assert!(!known(&shared));
         assert!(owners(&*shared.engine.snapshot(), ino).unwrap().is_empty());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use dfs_core::limits::GROUP_EXTENTS;
 use dfs_core::op::{Op, SetAttr};
 use tokio::sync::mpsc;
 
@@ -19,12 +20,16 @@ use crate::machine::command::Command;
 const GROUP_ENTRIES: usize = 512;
 /// Bytes in one group at most, but for a single large command.
 const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of a command that is refused.
+const TOO_HEAVY: usize = 64 << 20;
 /// Ops of a command that is done where it is.
 const ALONE_OPS: usize = 8;
 /// And what it weighs at most.
 const ALONE_BYTES: usize = 8 << 10;
 /// Bytes of a file that one of its extents may replace, and so what lay there in pieces.
 const ALONE_OVERWRITES: u64 = 1 << 20;
+/// Bytes of a file that is copied for which one extent is reckoned: most have longer ones.
+const CLONED_PART: u64 = 256;
 /// With a disk whose last sync took longer, the thread that brings a command has better things to do.
 const ALONE_SYNC: Duration = Duration::from_millis(1);
 
@@ -256,7 +261,13 @@ fn is_small(command: &Command) -> bool {
     ops().count() <= ALONE_OPS && weight(command) <= ALONE_BYTES && !ops().any(is_long)
 }
 
-/// About how many bytes a command has; only large ones matter.
+/// Whether a command is more than metad does in one go: it is written and kept as a whole, whatever comes of it. Only one of
+/// very many long copies is, which no client sends.
+pub(crate) fn is_too_heavy(command: &Command) -> bool {
+    weight(command) > TOO_HEAVY
+}
+
+/// About how many bytes a command has, or what it makes; only large ones matter.
 fn weight(command: &Command) -> usize {
     match command {
         Command::Commit(c) => {
@@ -272,6 +283,8 @@ fn op_weight(op: &Op) -> usize {
         Op::Write(w) => 128 + w.extents.len() * 80,
         Op::Move { pieces, .. } => 128 + pieces.len() * 160,
         Op::SetXattr { value, .. } => 128 + value.len(),
+        // An extent for each part of so much, and no more than one step takes.
+        Op::Clone(c) => 256 + usize::try_from(c.len / CLONED_PART).unwrap_or(usize::MAX).min(4 * GROUP_EXTENTS) * 80,
         _ => 256,
     }
 }

@@ -33,6 +33,7 @@ use crate::log::LogError;
 use crate::machine;
 use crate::machine::command::{Command, Reply};
 
+pub(crate) use desk::is_too_heavy;
 pub use home::HomeError;
 pub use room::{Room, Share, Taken};
 

@@ -7,7 +7,7 @@
 //!
 //! A wait that would close a ring of owners who wait for each other is refused.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dfs_core::id::{Ino, LockOwner, SessionId};
@@ -62,8 +62,8 @@ struct All {
     freed: HashSet<Ino>,
     /// Files where somebody was told and others still wait.
     later: HashSet<Ino>,
-    /// Files where somebody was refused a lock and did not wait; bounded, it comes again.
-    refused: HashSet<Ino>,
+    /// What somebody was refused and did not wait for, the last of each owner and file; bounded, it comes again.
+    refused: HashMap<(Ino, SessionId, LockOwner), Wanted>,
 }
 
 impl All {
@@ -158,22 +158,22 @@ impl Waits {
         self.changed.notify_one();
     }
 
-    /// Somebody could not have a lock of this file, and does not wait.
-    pub fn refused(&self, ino: Ino) {
+    /// Somebody could not have this lock, and does not wait.
+    pub fn refused(&self, wanted: Wanted) {
         let mut all = self.lock();
-        if all.refused.len() < LOCK_WAITS {
-            all.refused.insert(ino);
+        let by = (wanted.ino, wanted.session, wanted.owner);
+        if all.refused.len() < LOCK_WAITS || all.refused.contains_key(&by) {
+            all.refused.insert(by, wanted);
         }
     }
 
-    /// Files of which somebody wants a lock that another has: those waited for, and those refused since this was
-    /// asked last.
+    /// Locks that somebody wants and may not be able to have: those waited for, and those refused since this was asked
+    /// last.
     #[must_use]
-    pub fn take_contended(&self) -> Vec<Ino> {
+    pub fn take_contended(&self) -> Vec<Wanted> {
         let mut all = self.lock();
-        let mut files = std::mem::take(&mut all.refused);
-        files.extend(all.files.iter().map(|(ino, _)| *ino));
-        files.into_iter().collect()
+        let refused = std::mem::take(&mut all.refused);
+        refused.into_values().chain(all.waits.values().map(|wait| wait.wanted)).collect()
     }
 
     /// Waits until something was freed.

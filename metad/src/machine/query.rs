@@ -19,7 +19,7 @@ use crate::machine::runs::overlapping;
 use crate::machine::txn::{Res, Stop};
 use crate::schema::chunk::{ByIdRow, ChunkRow};
 use crate::schema::inode::{DentryRow, InodeRow, OrphanRow, XattrRow};
-use crate::schema::{Fault, Record, corrupt, extent, get, keys, next_key, page};
+use crate::schema::{Fault, Record, corrupt, extent, get, keys, next_key, page, page_of_keys};
 
 /// Answers a question. Of `StatFs` only the number of inodes is known here: space is the stores' to tell.
 ///
@@ -261,8 +261,8 @@ fn list_xattr(snap: &dyn Snapshot, ino: Ino) -> Res<Answer> {
     }
     let prefix = keys::inode(ino);
     let mut names = Vec::new();
-    // A name takes two bytes at least, so this is more than there can be.
-    for (key, _) in page(snap, Table::Xattr, &prefix, &prefix, XATTR_LIST_BYTES)? {
+    // A name takes two bytes at least, so this is more than there can be. The values may be half a gigabyte.
+    for key in page_of_keys(snap, Table::Xattr, &prefix, XATTR_LIST_BYTES)? {
         let (_, name) = keys::parse_xattr(&key).ok_or_else(|| corrupt(Table::Xattr, &key, "not a key"))?;
         names.push(name.to_vec());
     }

@@ -19,4 +19,4 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Fault, Record, corrupt, get, next_key, page};
+pub use record::{Fault, Record, corrupt, get, next_key, page, page_of_keys};

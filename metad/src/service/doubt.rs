@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use dfs_core::error::Refusal;
-use dfs_core::id::Ino;
 use dfs_core::query::{Answer, Query};
 
 use super::session::answer;
 use super::{Shared, now};
 use crate::engine::Fault;
+use crate::live::waits::Wanted;
 
 /// How long a question for locks waits for word of a client that may be dead; less than a call may take.
 const DOUBT_LASTS: Duration = Duration::from_secs(20);
@@ -17,11 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers a question for locks when it is known whether the client of the one in the way lives. With a client that is dead
 /// went what it had not saved: who is told of its lock and believes that somebody is there would build on what is gone.
-pub(super) async fn get_lock_of_the_living(
-    shared: &Shared,
-    ino: Ino,
-    query: &Query,
-) -> Result<Result<Answer, Refusal>, Fault> {
+pub(super) async fn get_lock_of_the_living(shared: &Shared, query: &Query) -> Result<Result<Answer, Refusal>, Fault> {
     let until = now() + DOUBT_LASTS;
     loop {
         let outcome = answer(shared, query);
@@ -30,7 +26,9 @@ pub(super) async fn get_lock_of_the_living(
             _ => return outcome,
         }
         // So that it is ended when it is stale.
-        shared.waits.refused(ino);
+        if let Query::GetLock { ino, session, owner, range, kind } = *query {
+            shared.waits.refused(Wanted { session, owner, ino, range, kind });
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -1,5 +1,7 @@
 //! The service `Meta`: sessions, questions, and what people ask.
 
+use std::time::Duration;
+
 use dfs_core::chunk::{ChunkId, ChunkRef};
 use dfs_core::id::{NodeId, SlotId, StoreId};
 use dfs_core::limits::LIST_CHUNKS;
@@ -7,6 +9,7 @@ use dfs_core::query::Query;
 use dfs_proto::v1;
 use dfs_proto::v1::meta_server::Meta;
 use futures::Stream;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,6 +23,9 @@ use crate::service::{Service, check, fault, now, people};
 const ORPHANS: usize = 10_000;
 /// Chunks that one question is about.
 const LOST_CHUNKS: usize = 1000;
+/// Searches for who uses chunks, at the same time: each goes through everything. How long one waits for its turn.
+static USES: Semaphore = Semaphore::const_new(1);
+const USES_WAIT: Duration = Duration::from_secs(20);
 
 #[tonic::async_trait]
 impl Meta for Service {
@@ -121,8 +127,15 @@ impl Meta for Service {
         let chunk = |c: v1::ChunkRef| ChunkRef::try_from(c).map(|c| (c.slot, c.id));
         let chunks = chunks.into_iter().map(chunk).collect::<Result<_, _>>();
         let chunks = chunks.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let one = tokio::time::timeout(USES_WAIT, USES.acquire()).await.ok().and_then(Result::ok);
+        let one = one.ok_or_else(|| Status::resource_exhausted("others ask the same already; try again later"))?;
         let snapshot = self.0.engine.snapshot();
-        let found = blocking(move || machine_check::uses(&*snapshot, &chunks)).await?.map_err(fault)?;
+        let uses = move || {
+            let found = machine_check::uses(&*snapshot, &chunks);
+            drop(one);
+            found
+        };
+        let found = blocking(uses).await?.map_err(fault)?;
         Ok(Response::new(v1::WhoUsesResponse { uses: found.into_iter().map(chunk_use).collect() }))
     }
 

@@ -40,7 +40,12 @@ impl Nodes for Service {
             )));
         }
         let untrusted = self.has_lost_history(&request)?;
-        let register = parse_register(&request)?;
+        let mut register = parse_register(&request)?;
+        // A store whose disk is slow to answer says 0. It is as large as it was, and must not be emptied.
+        let map = shared.engine.map().borrow().clone();
+        for store in register.stores.iter_mut().filter(|store| store.capacity == 0) {
+            store.capacity = map.stores.get(&store.store).map_or(0, |known| known.capacity);
+        }
         let node = register.node;
         let says: Vec<StoreSays> = request.stores.iter().filter_map(says_at_register).collect();
         let suspect = match shared.engine.submit(Command::RegisterNode(register)).await.map_err(fault)? {

@@ -11,7 +11,9 @@ use std::time::Duration;
 use dfs_core::error::Refusal;
 use dfs_core::id::{Epoch, Ino, SessionId};
 use dfs_core::lease::LEASED_NAMES;
-use dfs_core::limits::{HEARTBEAT, INO_GRANT, LABEL_BYTES, MESSAGE_PART_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS};
+use dfs_core::limits::{
+    HEARTBEAT, INO_GRANT, LABEL_BYTES, LOCK_WAITS, MESSAGE_PART_BYTES, META_MESSAGE_BYTES, OPS, SESSIONS,
+};
 use dfs_core::lock::LockChange;
 use dfs_core::name::Name;
 use dfs_core::op::Commit;
@@ -22,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use self::incoming::Incoming;
-use crate::engine::{Fault, Outcome, Share};
+use crate::engine::{Fault, Outcome, Share, is_too_heavy};
 use crate::live::leases::Tell;
 use crate::live::waits::Wanted;
 use crate::machine::command::{Command, Reply};
@@ -85,9 +87,10 @@ pub(super) async fn serve(
     drop(out.send(Out::Pulse { message: Box::new(greeting), _permit: None }));
     shared.leases.attach(session, stream, tell(out.clone()));
     let gate = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    let waiting = Arc::new(Semaphore::new(LOCK_WAITS + IN_FLIGHT as usize));
     let (share, pulses) = (shared.engine.room().share(), Arc::new(Semaphore::new(1)));
     let serves = watch::channel(()).0;
-    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, share, pulses, serves };
+    let serving = Serving { shared, session, stream, epoch: map.epoch, out, gate, waiting, share, pulses, serves };
     tokio::spawn(serving.run(first, requests));
     Ok(Box::pin(responses(results)))
 }
@@ -176,6 +179,8 @@ struct Serving {
     epoch: Epoch,
     out: mpsc::UnboundedSender<Out>,
     gate: Arc<Semaphore>,
+    /// Waits for locks, until their answers have left.
+    waiting: Arc<Semaphore>,
     /// Bounds the bytes of its commands; `gate` bounds the number of calls.
     share: Share,
     /// Whether a pulse still waits to be read.
@@ -283,14 +288,17 @@ impl Serving {
         let id = call.id;
         let bytes = call.encoded_len();
         match parse(self.session, call) {
+            Ok(Parsed::Command(command)) if is_too_heavy(&command) => {
+                let outcome = Ok(Err(Refusal::OverLimit));
+                drop(self.out.send(Out::Done { id, outcome, _permit: Some(permit) }));
+                Ok(())
+            }
             Ok(Parsed::Command(command)) => {
                 let room = self.share.take(bytes).await;
                 self.command(command, Incoming { id, permit, room }, alone).await
             }
             Ok(Parsed::Wait(wanted)) => {
-                // It may last for ever: others shall not have to wait for its end.
-                drop(permit);
-                self.wait(id, wanted);
+                self.wait(id, wanted, permit);
                 Ok(())
             }
             Ok(Parsed::Query(query)) => {
@@ -353,17 +361,17 @@ impl Serving {
 
     async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
         let (shared, out) = (self.shared.clone(), self.out.clone());
-        if let Query::GetLock { ino, .. } = query
+        if let Query::GetLock { .. } = query
             && let Ok(Ok(Answer::Lock(Some(held)))) = answer(&shared, &query)
             && shared.sessions.is_doubtful(held.session, now())
         {
             tokio::spawn(async move {
-                let outcome = get_lock_of_the_living(&shared, ino, &query).await;
+                let outcome = get_lock_of_the_living(&shared, &query).await;
                 drop(out.send(Out::Done { id, outcome: outcome.map(|r| r.map(Done::Answer)), _permit: Some(permit) }));
             });
             return;
         }
-        let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. });
+        let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. } | Query::ListXattr { .. });
         let run = move || {
             let outcome = answer(&shared, &query).map(|r| r.map(Done::Answer));
             drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
@@ -376,28 +384,33 @@ impl Serving {
     }
 
     /// Answers when the lock can be taken, or at once that waiting would never end.
-    fn wait(&self, id: u64, wanted: Wanted) {
+    fn wait(&self, id: u64, wanted: Wanted, permit: OwnedSemaphorePermit) {
         let waits = &self.shared.waits;
         let asked = (self.stream, id);
-        let answer = move |out: &mpsc::UnboundedSender<Out>, outcome| {
-            drop(out.send(Out::Done { id, outcome, _permit: None }));
+        let answer = move |out: &mpsc::UnboundedSender<Out>, outcome, permit| {
+            drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
+        };
+        // It may last for ever, and other calls shall not have to wait for its end: it has a permit of another kind, until
+        // its answer has left.
+        let Ok(waiting) = self.waiting.clone().try_acquire_owned() else {
+            return answer(&self.out, Ok(Err(Refusal::NoLocks)), permit);
         };
         let out = self.out.clone();
-        let tell = Box::new(move || answer(&out, Ok(Ok(Done::LockFree))));
+        let tell = Box::new(move || answer(&out, Ok(Ok(Done::LockFree)), waiting));
         if !waits.add(wanted, asked, tell) {
-            return answer(&self.out, Ok(Err(Refusal::NoLocks)));
+            return answer(&self.out, Ok(Err(Refusal::NoLocks)), permit);
         }
         // What is freed from now on is heard of; what was freed before is in here.
         let snap = self.shared.engine.snapshot();
-        let looked = waits.is_ring(&wanted, &*snap).and_then(|ring| {
-            if ring && waits.cancel(asked) {
-                answer(&self.out, Ok(Err(Refusal::Deadlock)));
-            }
-            waits.look(wanted.ino, &*snap)
-        });
-        if let Err(error) = looked {
-            waits.cancel(asked);
-            answer(&self.out, Err(Fault::new(error)));
+        let ring = waits.is_ring(&wanted, &*snap);
+        let looked = waits.look(wanted.ino, &*snap);
+        let outcome = match ring.and_then(|ring| looked.map(|()| ring)) {
+            Ok(true) => Ok(Err(Refusal::Deadlock)),
+            Ok(false) => return,
+            Err(error) => Err(Fault::new(error)),
+        };
+        if waits.cancel(asked) {
+            answer(&self.out, outcome, permit);
         }
     }
 

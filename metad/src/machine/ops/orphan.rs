@@ -13,7 +13,7 @@ use crate::schema::extent::CleanRow;
 use crate::schema::inode::{InodeRow, OrphanRow};
 use crate::schema::keys::{self, Counter, Reap};
 use crate::schema::session::SessionRow;
-use crate::schema::{Record, corrupt, page};
+use crate::schema::{Record, corrupt, page, page_of_keys};
 
 fn bound(inos: &[Ino]) -> Result<(), Refusal> {
     if inos.len() > LIST_CHUNKS as usize { Err(Refusal::OverLimit) } else { Ok(()) }
@@ -77,7 +77,7 @@ fn free(txn: &mut Txn<'_, '_>, ino: Ino, orphan: &OrphanRow, left: &mut usize) -
         txn.put_inode(ino, &row);
     }
     if row.xattr_bytes > 0 {
-        for (xattr, _) in page(txn.snap(), Table::Xattr, &key, &key, *left)? {
+        for xattr in page_of_keys(txn.snap(), Table::Xattr, &key, *left)? {
             txn.kv.delete(Table::Xattr, xattr);
             *left -= 1;
         }

@@ -6,7 +6,10 @@ use dfs_core::id::Ino;
 use dfs_core::op::{Op, Rename, RenameMode, SetAttr, XattrMode};
 use dfs_core::query::{Answer, Query};
 
+use crate::kv::{Kv, Overlay, Table};
 use crate::machine::tests::rig::{Rig, at, chunk, create, extent, group, name, put, truncate, write};
+use crate::schema::inode::InodeRow;
+use crate::schema::{Record, get, keys};
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -277,4 +280,24 @@ fn a_long_truncate_goes_from_the_end_in_steps() {
     assert!((3..=6).contains(&steps), "{steps} steps");
     assert_eq!(rig.extents(a).len(), 4);
     assert_eq!(rig.attr(a).stored, 4);
+}
+
+#[test]
+fn a_file_has_1048576_names_and_no_more() {
+    let mut rig = Rig { checks: false, ..Rig::new() };
+    let (session, ino) = rig.session();
+    rig.op(session, create(ino, ROOT, "f", FileKind::File)).unwrap();
+    // The names in between are not made: each would be a commit.
+    let key = keys::inode(ino);
+    let row = get::<InodeRow>(&rig.kv, &key).unwrap().unwrap();
+    let mut txn = Overlay::new(&rig.kv);
+    txn.put(Table::Inode, key.to_vec(), InodeRow { nlink: 1_048_575, ..row }.to_value());
+    let batch = txn.into_batch();
+    rig.kv.write(batch, dfs_core::id::LogIndex(rig.index)).unwrap();
+    let link = |n: &str| Op::Link { ino, parent: ROOT, name: name(n) };
+    assert_eq!(rig.op(session, link("last")).unwrap().attrs[0].nlink, 1_048_576);
+    assert_eq!(rig.op(session, link("more")), Err(Refusal::TooManyLinks));
+    assert_eq!(Refusal::TooManyLinks.errno(), libc::EMLINK);
+    rig.op(session, Op::Unlink { parent: ROOT, name: name("last") }).unwrap();
+    rig.op(session, link("more")).unwrap();
 }

@@ -174,3 +174,19 @@ fn sessions_get_numbers_of_their_own() {
     assert_eq!(read::sessions(&rig.kv).unwrap().len(), 2);
     assert_eq!(read::session(&rig.kv, s).unwrap().unwrap().grants.len(), INO_RANGES);
 }
+
+#[test]
+fn ten_thousand_sessions_are_open_and_no_more() {
+    let mut rig = Rig { checks: false, ..Rig::new() };
+    let open = |rig: &mut Rig| rig.apply(Command::OpenSession { client: "test".into() });
+    let sessions: Vec<SessionId> = (0..10_000)
+        .map(|_| match open(&mut rig) {
+            Ok(Reply::Session(session)) => session,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(open(&mut rig), Err(Refusal::OverLimit));
+    rig.ok(Command::EndSession { session: sessions[77] });
+    assert!(open(&mut rig).is_ok());
+    assert_eq!(open(&mut rig), Err(Refusal::OverLimit));
+}

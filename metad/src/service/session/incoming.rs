@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use dfs_core::error::Refusal;
 use dfs_core::id::{Ino, SessionId};
-use dfs_core::lock::LockKind;
+use dfs_core::lock::{LockChange, LockKind};
 use dfs_core::op::Op;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{Done, Out};
 use crate::engine::{Fault, Outcome, Taken};
 use crate::live::leases::Change;
+use crate::live::waits::Wanted;
 use crate::machine::command::{Command, Reply};
 use crate::service::Shared;
 
@@ -66,10 +67,10 @@ impl Incoming {
             if outcome.is_ok() {
                 drop(ManuallyDrop::into_inner(change));
             }
-            if let Some(ino) = wanted
+            if let Some(wanted) = wanted
                 && was_locked(&outcome)
             {
-                live.waits.refused(ino);
+                live.waits.refused(wanted);
             }
             let outcome = outcome.map(|r| r.map(Done::Reply));
             // A client that went away asks again on its next stream.
@@ -94,11 +95,14 @@ fn frees(command: &Command) -> Vec<Ino> {
     commit.groups.iter().flat_map(|g| &g.ops).filter_map(change).collect()
 }
 
-/// The file of which a command wants a lock.
-fn wants(command: &Command) -> Option<Ino> {
+/// The lock that a command wants.
+fn wants(command: &Command) -> Option<Wanted> {
     let Command::Commit(commit) = command else { return None };
-    commit.groups.iter().flat_map(|g| &g.ops).find_map(|op| match op {
-        Op::Lock(change) if change.kind.is_some() => Some(change.ino),
+    let session = commit.session;
+    commit.groups.iter().flat_map(|g| &g.ops).find_map(|op| match *op {
+        Op::Lock(LockChange { ino, owner, range, kind: Some(kind), .. }) => {
+            Some(Wanted { session, owner, ino, range, kind })
+        }
         _ => None,
     })
 }

@@ -105,6 +105,7 @@ async fn serving(shared: &Arc<Shared>) -> (Serving, mpsc::UnboundedReceiver<Out>
             epoch: Epoch(0),
             out,
             gate,
+            waiting: Arc::new(Semaphore::new(8)),
             share,
             pulses,
             serves: watch::channel(()).0,
