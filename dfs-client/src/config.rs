@@ -29,6 +29,8 @@ pub struct ClientConfig {
     pub connect_deadline: Duration,
     /// How long attributes, entries and extents serve without asking again.
     pub ttl: Duration,
+    /// Whether reading moves the access time, as `relatime` does; else nothing but utimens(2) does.
+    pub atime: bool,
 }
 
 impl Default for ClientConfig {
@@ -42,6 +44,7 @@ impl Default for ClientConfig {
             deadline: limits::DEADLINE,
             connect_deadline: Duration::from_secs(10),
             ttl: limits::TTL,
+            atime: true,
         }
     }
 }

@@ -37,9 +37,10 @@ const MAX_MIB: u64 = 1 << 20;
         ro, rw, dev, nodev, suid, nosuid, exec, noexec, sync, dirsync\n                      \
         as in mount(8); unless said otherwise rw,nodev,nosuid\n  \
         allow_other         let other users in although you are not root (root always does)\n  \
+        noatime             reading moves no access time; relatime, the default, moves it at most once a day\n  \
         cache=DIR, cache_size=SIZE, dirty_mib=, cache_mib=, threads=, log_file=, log_level=, pid_file=,\n  \
         metrics=            the flags of the same names, for fstab\n  \
-        defaults, _netdev, noauto, user, nofail, relatime, x-* and the like are accepted and ignored\n\n\
+        defaults, _netdev, noauto, user, nofail, x-* and the like are accepted and ignored\n\n\
         In fstab:\n  \
         10.0.0.1:7400  /mnt/dfs  fuse.dfs-fuse  defaults,_netdev,log_file=/var/log/dfs-fuse.log  0  0\n\n\
         Exit codes: 0 mounted (with --foreground: unmounted, everything saved); 1 it could not mount, or\n\

@@ -105,7 +105,9 @@ impl Dfs {
     ) {
         let vfs = Arc::clone(&self.vfs);
         let limit = if manner == Manner::Changes { self.limits.sync } else { self.limits.call };
-        self.tasks.run(req.pid(), limit, manner, reply, op, move |late| vfs.forget(late.attr.ino, 1));
+        self.tasks.run(req.pid(), limit, manner, reply, op, move |late| {
+            late.into_iter().for_each(|late| vfs.forget(late.attr.ino, 1));
+        });
     }
 
     fn vfs(&self) -> Arc<Vfs> {
@@ -343,15 +345,13 @@ impl Filesystem for Dfs {
     }
 
     fn fsyncdir(&self, req: &Request, _node: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let vfs = self.vfs();
-        self.tasks.run(
-            req.pid(),
-            self.limits.sync,
-            Manner::Asks,
-            reply,
-            async move { vfs.fsyncdir(fh.0).await },
-            |()| (),
-        );
+        let (vfs, after) = (self.vfs(), self.vfs());
+        let op = async move { vfs.fsyncdir(fh.0).await };
+        self.tasks.run(req.pid(), self.limits.sync, Manner::Changes, reply, op, move |late| {
+            if late.is_err() {
+                after.fsyncdir_unheard(fh.0);
+            }
+        });
     }
 
     fn statfs(&self, req: &Request, _node: INodeNo, reply: ReplyStatfs) {

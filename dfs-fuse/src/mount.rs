@@ -90,7 +90,7 @@ pub fn mount(fs: Dfs, config: &Config, point: &Path) -> anyhow::Result<Mounted> 
 }
 
 fn session_config(config: &Config) -> fuser::Config {
-    let MountFlags { read_only, dev, suid, exec, sync, dirsync, allow_other } = config.flags;
+    let MountFlags { read_only, dev, suid, exec, sync, dirsync, allow_other, noatime } = config.flags;
     let mut options = vec![
         MountOption::FSName(format!("dfs:{}", config.meta)),
         // As an option for the kernel, so that the type is fuse.dfs-fuse even without fusermount3.
@@ -104,6 +104,7 @@ fn session_config(config: &Config) -> fuser::Config {
         (!exec, MountOption::NoExec),
         (sync, MountOption::Sync),
         (dirsync, MountOption::DirSync),
+        (noatime, MountOption::NoAtime),
     ];
     options.extend(chosen.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option));
     let mut session = fuser::Config::default();

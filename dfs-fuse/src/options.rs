@@ -20,11 +20,22 @@ pub struct MountFlags {
     pub dirsync: bool,
     /// Users other than the one who mounts get in, whatever /etc/fuse.conf says; refused there, the mount fails.
     pub allow_other: bool,
+    /// Reading moves no access time.
+    pub noatime: bool,
 }
 
 impl Default for MountFlags {
     fn default() -> Self {
-        Self { read_only: false, dev: false, suid: false, exec: true, sync: false, dirsync: false, allow_other: false }
+        Self {
+            read_only: false,
+            dev: false,
+            suid: false,
+            exec: true,
+            sync: false,
+            dirsync: false,
+            allow_other: false,
+            noatime: false,
+        }
     }
 }
 
@@ -44,11 +55,8 @@ const IGNORED: &[&str] = &[
     "_netdev",
     "nofail",
     "async",
-    "atime",
-    "noatime",
     "diratime",
     "nodiratime",
-    "relatime",
     "norelatime",
     "strictatime",
     "nostrictatime",
@@ -92,6 +100,8 @@ fn apply_one(option: &str, flags: &mut MountFlags, raw: &mut Raw) -> Result<(), 
         ("sync", None) => flags.sync = true,
         ("dirsync", None) => flags.dirsync = true,
         ("allow_other", None) => flags.allow_other = true,
+        ("noatime", None) => flags.noatime = true,
+        ("atime" | "relatime", None) => flags.noatime = false,
         ("remount", _) => return Err("a mount cannot be changed; unmount it and mount it again".into()),
         ("bind" | "rbind" | "move", _) => {
             return Err(format!("{name} is not for this filesystem; call mount(8) itself"));
@@ -152,7 +162,8 @@ mod tests {
     fn what_matters_is_honoured_and_the_last_word_counts() {
         let (flags, _) = parse("rw,dev,suid,noexec,ro,sync,dirsync").unwrap();
         assert!(flags.read_only && flags.dev && flags.suid && !flags.exec && flags.sync && flags.dirsync);
-        let (flags, _) = parse("ro,rw,dev,nodev").unwrap();
+        assert!(parse("relatime,noatime").unwrap().0.noatime);
+        let (flags, _) = parse("ro,rw,dev,nodev,noatime,atime").unwrap();
         assert_eq!(flags, MountFlags::default());
     }
 

@@ -123,6 +123,7 @@ fn client_config(config: &Config, point: &Path) -> ClientConfig {
         dirty_bytes: config.dirty_bytes,
         cache_bytes: config.cache_bytes,
         disk_cache: config.disk_cache.clone(),
+        atime: !config.flags.noatime,
         ..ClientConfig::default()
     }
 }

@@ -87,13 +87,14 @@ impl Tasks {
         }));
     }
 
-    /// Answers thread `tid` when `op` is done, or with an error after `limit`; `undo` gets what comes too late.
+    /// Answers thread `tid` when `op` is done, or with an error after `limit`; `undo` gets what comes too late, an error
+    /// too.
     pub(crate) fn run<T, R, F, U>(&self, tid: u32, limit: Duration, manner: Manner, reply: R, op: F, undo: U)
     where
         T: Send,
         R: Answer<T>,
         F: Future<Output = FsResult<T>> + Send + 'static,
-        U: FnOnce(T) + Send + 'static,
+        U: FnOnce(FsResult<T>) + Send + 'static,
     {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             tracing::warn!("more than {TASKS} requests wait; one more is answered with EIO");
@@ -123,7 +124,7 @@ async fn supervise<T, R, F, U>(
 ) where
     R: Answer<T>,
     F: Future<Output = FsResult<T>>,
-    U: FnOnce(T),
+    U: FnOnce(FsResult<T>),
 {
     let mut op = Box::pin(op);
     let end = Instant::now() + limit;
@@ -153,7 +154,7 @@ async fn supervise<T, R, F, U>(
         return reply.answer(Err(given_up));
     }
     reply.answer(Err(given_up));
-    if let Ok(Ok(late)) = timeout(LEFT_ALONE, op).await {
+    if let Ok(late) = timeout(LEFT_ALONE, op).await {
         undo(late);
     }
 }
@@ -200,7 +201,9 @@ mod tests {
             let _ = gone.await;
             Ok(9)
         };
-        tasks.run(0, Duration::from_millis(20), Manner::Changes, Told(tx), op, move |n| late_tx.send(n).unwrap());
+        tasks.run(0, Duration::from_millis(20), Manner::Changes, Told(tx), op, move |n| {
+            late_tx.send(n.unwrap()).unwrap()
+        });
         assert_eq!(rx.recv().unwrap(), Err(libc::EIO));
         assert!(late_rx.try_recv().is_err());
         go.send(()).unwrap();

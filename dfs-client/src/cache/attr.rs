@@ -31,6 +31,9 @@ pub struct Known {
     extents: Extents,
     /// The `data` of the kernel's pages.
     pages: Option<u64>,
+    /// How often the kernel's pages were found old, and up to which of these findings it has dropped them.
+    found_old: u64,
+    settled: u64,
     /// Own commits without an answer.
     in_flight: u32,
 }
@@ -39,7 +42,7 @@ impl Known {
     /// Nothing; extents are counted in `room`.
     #[must_use]
     pub fn new(room: Arc<Room>) -> Self {
-        Self { attr: None, extents: Extents::new(room), pages: None, in_flight: 0 }
+        Self { attr: None, extents: Extents::new(room), pages: None, found_old: 0, settled: 0, in_flight: 0 }
     }
 
     /// The newest attributes, however old.
@@ -72,7 +75,37 @@ impl Known {
             return Pages::Good;
         }
         self.pages = Some(attr.data);
+        self.found_old += 1;
         Pages::Stale
+    }
+
+    /// How often the kernel's pages were found old: for [`Known::settle`] when it has dropped them since.
+    #[must_use]
+    pub fn found_old(&self) -> u64 {
+        self.found_old
+    }
+
+    /// The kernel has dropped what it had when that had been found old so often.
+    pub fn settle(&mut self, found_old: u64) {
+        self.settled = self.settled.max(found_old);
+    }
+
+    /// The kernel has no old pages, whatever was found.
+    pub fn all_settled(&mut self) {
+        self.settled = self.found_old;
+    }
+
+    /// Whether the kernel has no pages that were found old.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled == self.found_old
+    }
+
+    /// The kernel's pages, if there may be any, are not to be believed: it is to be told.
+    pub fn doubt_pages(&mut self) -> bool {
+        let any = self.pages.is_some();
+        self.found_old += u64::from(any);
+        any
     }
 
     /// A commit of this client that changes the inode is on its way.
@@ -167,10 +200,11 @@ impl Known {
         self.extents.reset(0);
     }
 
-    /// The kernel opens the file: whether its pages are right. From now on they are of the newest known `data`.
+    /// The kernel opens the file: whether its pages are right. From now on they are of the newest known `data`. Pages
+    /// that were found old are not right until they are dropped, which is somebody else's work.
     pub fn open_pages(&mut self) -> Pages {
         let Some((attr, _)) = self.attr else { return Pages::Stale };
-        let good = self.pages == Some(attr.data);
+        let good = self.pages == Some(attr.data) && self.is_settled();
         self.pages = Some(attr.data);
         if good { Pages::Good } else { Pages::Stale }
     }
@@ -183,6 +217,7 @@ impl Known {
             return Pages::Good;
         }
         self.pages = Some(attr.data);
+        self.found_old += 1;
         Pages::Stale
     }
 
@@ -255,6 +290,9 @@ mod tests {
         assert_eq!(known.end(), Pages::Good);
         assert_eq!(known.open_pages(), Pages::Good);
         assert_eq!(known.learn(attr(3, 3), now), Pages::Stale);
+        assert_eq!(known.open_pages(), Pages::Stale, "they are still there");
+        known.settle(known.found_old());
+        assert_eq!(known.open_pages(), Pages::Good);
         assert_eq!(known.learn(attr(4, 3), now), Pages::Good, "told once");
         known.begin();
         known.committed(attr(6, 5), 4, now, |_| Vec::new());

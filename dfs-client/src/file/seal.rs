@@ -325,9 +325,12 @@ impl Vfs {
                 // Maybe it happened, or there is nothing to know any more.
                 state.known.distrust();
             }
+            if state.opens == 0 {
+                self.unheard.add(item.inode.ino, why.clone());
+            }
             state.fail(why);
         }
-        let pages = gone && state.known.has_pages();
+        let pages = gone && state.known.doubt_pages();
         drop(state);
         if pages {
             // The kernel still shows the bytes that are lost.

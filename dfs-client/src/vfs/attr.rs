@@ -51,7 +51,9 @@ impl Vfs {
     /// [`Vfs::getattr`] without waiting.
     pub fn try_getattr(&self, ino: Ino) -> Option<FsResult<Entry>> {
         let inode = self.inodes.find(ino)?;
-        inode.state().entry(Instant::now(), self.config.ttl).filter(|entry| !entry.ttl.is_zero()).map(Ok)
+        let state = inode.state();
+        let serves = |entry: &Entry| !entry.ttl.is_zero() && state.known.is_settled();
+        state.entry(Instant::now(), self.config.ttl).filter(serves).map(Ok)
     }
 
     /// Attributes, unsaved writes of this client included.
@@ -129,6 +131,9 @@ impl Vfs {
                 return Err(Refusal::FileTooLarge.into());
             }
             self.truncate(&inode, size, set).await?;
+            if size == 0 {
+                self.unheard.take(ino);
+            }
         } else if let Some(entry) = self.put_off(&inode, &set) {
             return Ok(entry);
         } else {

@@ -76,7 +76,7 @@ impl Vfs {
         }
         let (Some(src), Some(dst)) = (range(from.1), range(to.1)) else { return Err(Refusal::Invalid.into()) };
         let same = source.inode.ino == target.inode.ino;
-        if target.append || (same && src.intersect(dst).is_some()) {
+        if target.appends() || (same && src.intersect(dst).is_some()) {
             return Err(Refusal::Invalid.into());
         }
         // What its caller has given up must not overwrite what is written later.

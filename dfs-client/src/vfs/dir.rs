@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
@@ -65,7 +65,7 @@ impl Vfs {
         if cookie == 0 {
             *listing = Listing::default();
         }
-        let mut items = Vec::new();
+        let (mut items, mut unsettled) = (Vec::new(), Vec::new());
         let parent = self.inodes.get(dir.ino).state().parent.unwrap_or(dir.ino);
         for (number, name, ino) in [(1, &b"."[..], dir.ino), (2, b"..", parent)] {
             if cookie < number && items.len() < max {
@@ -88,7 +88,8 @@ impl Vfs {
                 if items.len() >= max {
                     break;
                 }
-                let known = if plus { self.known_entry(entry, page.ticket.asked(), now) } else { None };
+                let asked = page.ticket.asked();
+                let known = if plus { self.known_entry(entry, asked, now, &mut unsettled) } else { None };
                 let known = known.map(|entry| self.kept(dir.ino, entry));
                 if plus && known.is_none() {
                     // Gone since the page was read.
@@ -104,21 +105,29 @@ impl Vfs {
             }
             // Nothing means the end, so it must not come of entries that are gone.
             if !items.is_empty() || page.end {
+                self.settle_all(&unsettled).await;
                 return Ok(items);
             }
             index = page.after();
         }
     }
 
-    /// Attributes of a listed entry as they are known now.
-    fn known_entry(&self, entry: &DirEntry, asked: Instant, now: Instant) -> Option<Entry> {
+    /// Attributes of a listed entry as they are known now; what is to be settled first goes to `unsettled`.
+    fn known_entry(&self, entry: &DirEntry, asked: Instant, now: Instant, unsettled: &mut Vec<Ino>) -> Option<Entry> {
         let node = entry.node.as_ref()?;
-        let inode = self.inodes.find(entry.ino);
-        let known = inode.and_then(|inode| inode.state().entry(now, self.config.ttl));
-        Some(known.unwrap_or_else(|| {
-            let ttl = self.config.ttl.saturating_sub(now.saturating_duration_since(asked));
-            Entry { attr: node.attr, ttl }
-        }))
+        let ttl = self.config.ttl.saturating_sub(now.saturating_duration_since(asked));
+        let listed = Entry { attr: node.attr, ttl };
+        let Some(inode) = self.inodes.find(entry.ino) else { return Some(listed) };
+        let state = inode.state();
+        if !state.known.is_settled() {
+            unsettled.push(entry.ino);
+        }
+        let known = state.entry(now, self.config.ttl).or_else(|| {
+            // However old, with own changes that the page has not: the kernel would cut off what was written since.
+            let attr = state.shown().filter(|attr| attr.change >= node.attr.change)?;
+            Some(Entry { attr, ttl: Duration::ZERO })
+        });
+        Some(known.unwrap_or(listed))
     }
 
     /// Makes the page that holds entry `index` the current one; an empty or earlier one at the end.
@@ -269,6 +278,15 @@ impl Vfs {
         let seen = dir.lost_seen.swap(lost, Ordering::Relaxed);
         saved?;
         if lost == seen { Ok(()) } else { Err(FsError::io("some data could not be saved")) }
+    }
+
+    /// Nobody heard the error that [`Vfs::fsyncdir`] returned: its caller was gone. The next one reports it again.
+    pub fn fsyncdir_unheard(&self, fh: u64) {
+        if let Ok(dir) = self.dirs.get(fh)
+            && let Some(before) = self.lost_seals.load(Ordering::Relaxed).checked_sub(1)
+        {
+            dir.lost_seen.store(before, Ordering::Relaxed);
+        }
     }
 
     /// The kernel forgets `nlookup` of the references it was given. What is cached of an inode that nobody needs

@@ -26,7 +26,7 @@ const ATIME_SECONDS: i64 = 24 * 3600;
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     pub(crate) inode: Arc<Inode>,
-    pub(crate) append: bool,
+    append: AtomicBool,
     /// Opened with `O_SYNC` or `O_DSYNC`.
     pub(crate) durable: bool,
     /// It may write, and hears at close(2) of what could not be saved.
@@ -42,6 +42,11 @@ pub(crate) struct FileHandle {
 }
 
 impl FileHandle {
+    /// Whether programs write at the end of the file, as with `O_APPEND`.
+    pub(crate) fn appends(&self) -> bool {
+        self.append.load(Ordering::Relaxed)
+    }
+
     /// An error since the last call, once: for write and close.
     pub(crate) fn report(&self) -> FsResult<()> {
         let state = self.inode.state();
@@ -55,6 +60,13 @@ impl FileHandle {
         let failures = state.failures();
         self.seen.store(failures, Ordering::Relaxed);
         if self.synced.swap(failures, Ordering::Relaxed) == failures { Ok(()) } else { Err(state.failure()) }
+    }
+
+    /// Nobody heard what [`Self::report_synced`] said: the next is told again.
+    fn report_again(&self) {
+        if let Some(before) = self.inode.state().failures().checked_sub(1) {
+            self.synced.store(before, Ordering::Relaxed);
+        }
     }
 }
 
@@ -132,7 +144,8 @@ impl Vfs {
     /// A handle of an inode whose attributes are known.
     pub(crate) fn opened(&self, inode: &Arc<Inode>, flags: i32) -> FsResult<Opened> {
         let append = flags & libc::O_APPEND != 0;
-        let (seen, keep_cache) = {
+        let unheard = self.unheard.get(inode.ino);
+        let (seen, synced, keep_cache) = {
             let mut state = inode.state();
             match state.known.attr().map(|attr| attr.kind) {
                 Some(FileKind::File) => {}
@@ -141,18 +154,24 @@ impl Vfs {
                 None => return Err(Refusal::NotFound.into()),
             }
             state.opens += 1;
-            let keep = !append && state.known.open_pages() == Pages::Good;
-            (state.failures(), keep)
+            // Who appends reads past the pages, but for what is mapped, and who cannot read cannot map.
+            let maps = !append || flags & libc::O_ACCMODE != libc::O_WRONLY;
+            let good = maps && state.known.open_pages() == Pages::Good;
+            let synced = match unheard {
+                Some(why) => state.failures_before(why),
+                None => state.failures(),
+            };
+            (state.failures(), synced, good && !append)
         };
         let handle = FileHandle {
             inode: inode.clone(),
-            append,
+            append: AtomicBool::new(append),
             durable: flags & libc::O_DSYNC != 0,
             writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
             seen: AtomicU64::new(seen),
-            synced: AtomicU64::new(seen),
+            synced: AtomicU64::new(synced),
             readahead: Mutex::default(),
-            atime_due: AtomicBool::new(flags & libc::O_NOATIME == 0),
+            atime_due: AtomicBool::new(self.config.atime && flags & libc::O_NOATIME == 0),
         };
         match self.handles.add(handle) {
             Ok(fh) => Ok(Opened { fh, keep_cache, direct: append }),
@@ -161,6 +180,31 @@ impl Vfs {
                 Err(e)
             }
         }
+    }
+
+    /// fcntl(2) with `F_SETFL`, of which the kernel tells with each write: whether the handle appends from now on.
+    pub fn set_append(&self, fh: u64, append: bool) {
+        if let Ok(handle) = self.handles.get(fh)
+            && handle.appends() != append
+        {
+            handle.append.store(append, Ordering::Relaxed);
+        }
+    }
+
+    /// Nobody heard the error that [`Vfs::fsync`] returned: its caller was gone. The next fsync of the handle reports it
+    /// again.
+    pub fn fsync_unheard(&self, fh: u64) {
+        if let Ok(handle) = self.handles.get(fh) {
+            handle.report_again();
+        }
+    }
+
+    /// The kernel was told that a change of an open file's bytes had failed, or how far it came, but that may not be
+    /// true: it would keep what it has of them. It is told to drop that.
+    pub fn doubt_pages(&self, fh: u64) {
+        let Ok(handle) = self.handles.get(fh) else { return };
+        let pages = handle.inode.state().known.doubt_pages();
+        self.tell_kernel(handle.inode.ino, pages);
     }
 
     pub(crate) fn open_files(&self) -> Vec<Arc<FileHandle>> {

@@ -159,6 +159,15 @@ impl State {
         self.failure = Some(error);
     }
 
+    /// How many errors there were before one that nobody was told of, for a handle that is to report it.
+    pub(crate) fn failures_before(&mut self, why: FsError) -> u64 {
+        if self.failures == 0 {
+            // Whatever was known of the inode has been forgotten since.
+            self.fail(why);
+        }
+        self.failures - 1
+    }
+
     /// How many errors there were; a handle that has seen fewer has one to report.
     pub(crate) fn failures(&self) -> u64 {
         self.failures

@@ -1,18 +1,23 @@
-//! Telling the kernel what to forget, from a thread of its own.
+//! Telling the kernel what to forget, from threads of their own.
 //!
 //! The kernel may wait for pages that are being read or written through this very client, so nobody who answers
 //! a request may wait for it, but for one: who takes a lock must not read what was there before. That one holds
 //! nothing the kernel could wait for. What is queued is at most one entry for each inode.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use dfs_core::id::Ino;
 use dfs_core::name::Name;
 use tokio::sync::oneshot;
 
+use super::Vfs;
 use super::types::Invalidator;
 use crate::lock::lock;
+
+/// Who tell the kernel. One may have to wait, until somebody who holds a page of the file has his answer: the others' files
+/// shall not.
+const THREADS: usize = 4;
 
 #[derive(Debug, Default)]
 struct Old {
@@ -38,40 +43,33 @@ pub(crate) struct Invalidations {
 }
 
 impl Invalidations {
-    /// From now on `invalidator` is told. Only the first call counts.
-    pub(crate) fn start(&self, invalidator: Box<dyn Invalidator>) {
+    /// From now on `invalidator` is told, and the inodes of `vfs` know when the kernel has dropped what was old. Only
+    /// the first call counts.
+    pub(crate) fn start(&self, invalidator: Box<dyn Invalidator>, vfs: Weak<Vfs>) {
         if std::mem::replace(&mut lock(&self.shared.0).started, true) {
             tracing::error!("somebody is told already what to forget");
             return;
         }
-        let shared = self.shared.clone();
-        let run = move || {
-            while let Some(job) = next(&shared) {
-                let tell = match job {
-                    Job::Inode(ino, old) => {
-                        invalidator.inode(ino, old.data);
-                        old.tell
+        let invalidator: Arc<dyn Invalidator> = invalidator.into();
+        for _ in 0..THREADS {
+            let (shared, invalidator, vfs) = (self.shared.clone(), invalidator.clone(), vfs.clone());
+            let run = move || {
+                while let Some(job) = next(&shared) {
+                    for waiting in tell(&*invalidator, &vfs, job) {
+                        // It may have gone.
+                        let _ = waiting.send(());
                     }
-                    Job::Names(dir, names, tell) => {
-                        names.iter().for_each(|name| invalidator.entry(dir, name));
-                        vec![tell]
-                    }
-                };
-                for waiting in tell {
-                    // It may have gone.
-                    let _ = waiting.send(());
                 }
+            };
+            if let Err(e) = std::thread::Builder::new().name("invalidate".into()).spawn(run) {
+                tracing::error!(%e, "no thread for invalidations: the kernel may keep old pages until it opens a file again");
             }
-        };
-        if let Err(e) = std::thread::Builder::new().name("invalidate".into()).spawn(run) {
-            tracing::error!(%e, "no thread for invalidations: the kernel keeps old pages until it opens a file again");
-            lock(&self.shared.0).started = false;
         }
     }
 
-    /// What the kernel knows of `ino` is old; with `data`, so are its pages.
-    pub(crate) fn inode(&self, ino: Ino, data: bool) {
-        self.add(ino, data, None);
+    /// What the kernel knows of `ino` is old; with `data`, so are its pages. False: nobody is to be told at all.
+    pub(crate) fn inode(&self, ino: Ino, data: bool) -> bool {
+        self.add(ino, data, None)
     }
 
     /// The same, and waits until the kernel has forgotten it. False: it will not be told any more.
@@ -108,6 +106,25 @@ impl Invalidations {
             self.shared.1.notify_one();
         }
         queue.started
+    }
+}
+
+/// Tells the kernel; who waits for that.
+fn tell(invalidator: &dyn Invalidator, vfs: &Weak<Vfs>, job: Job) -> Vec<oneshot::Sender<()>> {
+    match job {
+        Job::Inode(ino, old) => {
+            let inode = vfs.upgrade().filter(|_| old.data).and_then(|vfs| vfs.inodes.find(ino));
+            let found_old = inode.as_ref().map(|inode| inode.state().known.found_old());
+            invalidator.inode(ino, old.data);
+            if let (Some(inode), Some(found_old)) = (inode, found_old) {
+                inode.state().known.settle(found_old);
+            }
+            old.tell
+        }
+        Job::Names(dir, names, tell) => {
+            names.iter().for_each(|name| invalidator.entry(dir, name));
+            vec![tell]
+        }
     }
 }
 

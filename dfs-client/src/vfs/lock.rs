@@ -195,15 +195,18 @@ impl Vfs {
 
     /// Nothing that was cached of the file before `attr` may be read from now on.
     async fn freshen(&self, inode: &Inode, attr: Attr, asked: Instant) -> FsResult<()> {
-        let pages = {
+        let (pages, found_old) = {
             let mut state = inode.state();
             let judged = state.known.learn(attr, asked);
             let locked = state.known.lock_pages();
-            judged == Pages::Stale || locked == Pages::Stale
+            (judged == Pages::Stale || locked == Pages::Stale || !state.known.is_settled(), state.known.found_old())
         };
         let told = self.invalidations.inode_now(inode.ino, pages);
         match tokio::time::timeout(self.config.deadline, told).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                inode.state().known.settle(found_old);
+                Ok(())
+            }
             Ok(false) | Err(_) => Err(FsError::io("the kernel does not give up what it has cached of the file")),
         }
     }

@@ -23,12 +23,14 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unheard;
 mod write;
 mod xattr;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use dfs_core::attr::Attr;
 use dfs_core::id::Ino;
@@ -55,6 +57,7 @@ use self::invalidate::Invalidations;
 use self::lock::Locks;
 use self::nearby::Nearby;
 use self::pace::Pace;
+use self::unheard::Unheard;
 use crate::cache::attr::Pages;
 use crate::cache::chunk::Chunks;
 use crate::cache::dentry::Dentries;
@@ -70,6 +73,8 @@ use crate::meta::MetaClient;
 
 /// Big chunks being uploaded from sealed bytes at the same time (streams not counted).
 const UPLOADS: usize = 4;
+/// How long somebody waits at most for the kernel to drop old pages.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Pieces being read ahead at the same time.
 const AHEAD: usize = 16;
 
@@ -105,6 +110,8 @@ pub struct Vfs {
     pub(crate) copied: Copied,
     atimes: Mutex<HashMap<Ino, Timestamp>>,
     invalidations: Invalidations,
+    /// What was lost of files that nobody had open.
+    pub(crate) unheard: Unheard,
     locks: Locks,
     careful: Careful,
     /// Cuts that metad wants cleaned.
@@ -148,6 +155,7 @@ impl Vfs {
             copied: Copied::default(),
             atimes: Mutex::default(),
             invalidations: Invalidations::default(),
+            unheard: Unheard::default(),
             locks: Locks::default(),
             careful: Careful::default(),
             cuts: Mutex::default(),
@@ -179,7 +187,7 @@ impl Vfs {
 
     /// Sets, once, who is told what to forget.
     pub fn set_invalidator(&self, invalidator: Box<dyn Invalidator>) {
-        self.invalidations.start(invalidator);
+        self.invalidations.start(invalidator, self.me.clone());
     }
 
     /// Saves everything and ends the session.
@@ -249,8 +257,45 @@ impl Vfs {
     /// Passes a verdict about the kernel's pages on.
     pub(crate) fn judged(&self, ino: Ino, pages: Pages) {
         if pages == Pages::Stale {
-            self.invalidations.inode(ino, true);
+            self.tell_kernel(ino, true);
         }
+    }
+
+    /// The kernel is to forget what it knows of an inode; with `data`, its pages too.
+    pub(crate) fn tell_kernel(&self, ino: Ino, data: bool) {
+        if !self.invalidations.inode(ino, data)
+            && let Some(inode) = self.inodes.find(ino)
+        {
+            // There is no kernel that has any.
+            inode.state().known.all_settled();
+        }
+    }
+
+    /// Waits until the kernel has dropped the pages of files that are known to be old, before it hears of the attributes
+    /// that came with that: with a longer size it would take what follows the end in its last page for bytes of the file.
+    /// A moment at most, since the kernel may be waiting for somebody else. Not for calls during which it holds pages.
+    pub(crate) async fn settle_all(&self, inos: &[Ino]) {
+        let all = async {
+            for ino in inos {
+                let old = self.inodes.find(*ino).is_some_and(|inode| !inode.state().known.is_settled());
+                if old {
+                    self.invalidations.inode_now(*ino, true).await;
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLE, all).await.is_err() {
+            tracing::warn!(?inos, "the kernel does not give up old pages");
+        }
+    }
+
+    /// [`Vfs::getattr`] for the kernel, which has dropped old pages of the file when it hears of the attributes.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn getattr_settled(&self, ino: Ino) -> FsResult<Entry> {
+        let entry = self.getattr(ino).await?;
+        self.settle_all(&[ino]).await;
+        Ok(entry)
     }
 
     /// Of unlinked inodes those that nobody here has open; what is cached of them goes.
@@ -280,20 +325,23 @@ impl Vfs {
         self.locks_lost();
         for inode in self.inodes.all() {
             let mut state = inode.state();
-            let pages = state.known.has_pages();
+            let pages = state.known.doubt_pages();
             state.known.distrust();
             state.atime = None;
             state.feeds.clear();
             if Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.discard()) {
                 let lost = FsError::io("the session ended before the data was saved");
                 tracing::error!(ino = %inode.ino, "unsaved data is lost");
+                if state.opens == 0 {
+                    self.unheard.add(inode.ino, lost.clone());
+                }
                 state.fail(lost);
                 metrics::counter!("dfs_client_lost_seals_total").increment(1);
                 self.lost_seals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             drop(state);
             inode.saved.notify_waiters();
-            self.invalidations.inode(inode.ino, pages);
+            self.tell_kernel(inode.ino, pages);
         }
     }
 }

@@ -57,7 +57,11 @@ impl Vfs {
             return None;
         }
         let (ino, left) = self.dentries.get(parent, name, now)?;
-        let entry = self.inodes.find(ino)?.state().entry(now, self.config.ttl)?;
+        let inode = self.inodes.find(ino)?;
+        let entry = {
+            let state = inode.state();
+            state.entry(now, self.config.ttl).filter(|_| state.known.is_settled())?
+        };
         self.note_found(parent, name, now);
         self.told.tell(parent, name, entry.attr.ino, entry.attr.kind);
         Some(Ok(Entry { ttl: entry.ttl.min(left), ..entry }))
@@ -73,6 +77,7 @@ impl Vfs {
         }
         let ticket = self.dentries.ticket(parent);
         let entry = self.ask_for(parent, name).await?;
+        self.settle_all(&[entry.attr.ino]).await;
         // An answer from before an own change is told, but not the last word.
         if self.dentries.is_current(ticket, parent) {
             self.told.tell(parent, name, entry.attr.ino, entry.attr.kind);
@@ -156,10 +161,12 @@ impl Vfs {
         }
     }
 
-    /// Makes a regular file and opens it. Without `O_EXCL`, one that is there already is opened.
+    /// Makes a regular file and opens it. Without `O_EXCL`, one that somebody else made in this moment is opened if it is
+    /// the caller's own.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `NotDirectory` and other refusals of metad; faults.
+    /// `Exists`, `NotFound`, `NotDirectory` and other refusals of metad; `Stale` for a file that is there and not to be
+    /// opened without a look at its rights; faults.
     pub async fn create(
         &self,
         who: Caller,
@@ -172,7 +179,12 @@ impl Vfs {
             Ok((entry, inode)) => Ok((entry, self.opened(&inode, flags)?)),
             Err(FsError::Refused(Refusal::Exists)) if flags & libc::O_EXCL == 0 => {
                 let mut entry = self.lookup(parent, name).await?;
-                if flags & libc::O_TRUNC != 0 && entry.attr.kind == FileKind::File {
+                // The kernel, for which the file is a new one, looks at nobody's rights. At this error it asks again
+                // what the name is, and then it does.
+                if !is_owners_to_open(&entry.attr, who, flags) {
+                    return Err(Refusal::Stale.into());
+                }
+                if flags & libc::O_TRUNC != 0 {
                     let time = super::now();
                     let set = SetAttr { size: Some(0), mtime: Some(time), ..SetAttr::default() };
                     entry = self.setattr(entry.attr.ino, set).await?;
@@ -232,8 +244,9 @@ impl Vfs {
     /// One more name for a file. Its unsaved data is committed with it.
     ///
     /// # Errors
-    /// `Exists` and other refusals; what kept the data from being saved; faults.
+    /// `Exists` and other refusals; what kept the data from being saved, now or before; faults.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &Name) -> FsResult<Entry> {
+        self.hear(ino)?;
         let unsaved = self.inodes.find(ino).filter(|inode| !inode.state().buffer().is_clean());
         let changing = Changing::new(&self.dentries, [parent; 2]);
         let sent = Instant::now();
@@ -286,6 +299,7 @@ impl Vfs {
     /// Drops unsaved data of what lost its last name and is not open here.
     fn drop_unreachable(&self, reply: &OpReply) {
         for attr in reply.attrs.iter().filter(|a| a.nlink == 0) {
+            self.unheard.take(attr.ino);
             self.drop_unsaved(&self.inodes.get(attr.ino));
         }
     }
@@ -295,7 +309,7 @@ impl Vfs {
     ///
     /// # Errors
     /// Refusals of metad, `Stale` if the directory to be replaced is not the one that the kernel was told of;
-    /// `Invalid` for unknown flags; what kept the data from being saved; faults.
+    /// `Invalid` for unknown flags; what kept the data from being saved, now or (once) before; faults.
     pub async fn rename(
         &self,
         who: Caller,
@@ -357,15 +371,34 @@ impl Vfs {
         Ok(())
     }
 
-    /// What a name stands for, if this client has unsaved data of it.
+    /// What a name stands for, if this client has unsaved data of it. An error if some of it was lost and nobody has been
+    /// told.
     async fn unsaved(&self, parent: Ino, name: &Name) -> FsResult<Option<Arc<Inode>>> {
-        if !self.has_unsaved() {
+        if !self.has_unsaved() && !self.unheard.is_any() {
             return Ok(None);
         }
         let ino = match self.dentries.get(parent, name, Instant::now()) {
             Some((ino, _)) => ino,
             None => self.ask_for(parent, name).await?.attr.ino,
         };
+        self.hear(ino)?;
         Ok(self.inodes.find(ino).filter(|inode| !inode.state().buffer().is_clean()))
     }
+
+    /// What was lost of a file and nobody has been told of.
+    fn hear(&self, ino: Ino) -> FsResult<()> {
+        self.unheard.take(ino).map_or(Ok(()), Err)
+    }
+}
+
+/// Whether the owner of a regular file asks for what its mode gives him.
+fn is_owners_to_open(attr: &Attr, who: Caller, flags: i32) -> bool {
+    let (read, write) = (0o400, 0o200);
+    let wanted = match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => read,
+        libc::O_WRONLY => write,
+        _ => read | write,
+    };
+    let wanted = wanted | if flags & libc::O_TRUNC != 0 { write } else { 0 };
+    attr.kind == FileKind::File && attr.uid == who.uid && attr.mode & wanted == wanted
 }

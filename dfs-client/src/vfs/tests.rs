@@ -1,5 +1,7 @@
 //! The filesystem over a scripted metad and no stores at all.
 
+mod told;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};

@@ -26,7 +26,7 @@ impl Vfs {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
         };
-        if handle.append && self.may_have_capability(&handle) {
+        if handle.appends() && self.may_have_capability(&handle) {
             return None;
         }
         self.write_now(&handle, Writer::Program, offset, data, kill_priv)
@@ -39,7 +39,7 @@ impl Vfs {
     /// An earlier error of saving the file, once; `FileTooLarge`; `Io` when there is no room by the deadline.
     pub async fn write(&self, fh: u64, offset: u64, data: Bytes, kill_priv: bool) -> FsResult<u32> {
         let handle = self.handle(fh)?;
-        if handle.append {
+        if handle.appends() {
             // Known well, where the end is too, attributes mostly say that there is none.
             self.getattr(handle.inode.ino).await?;
             if self.may_have_capability(&handle) {
@@ -129,7 +129,7 @@ impl Vfs {
         let inode = &handle.inode;
         let at_once = Instant::now();
         let mut state = inode.state();
-        let append = handle.append && writer == Writer::Program;
+        let append = handle.appends() && writer == Writer::Program;
         let attr = if append {
             // Where the end is must be known well.
             state.visible(state.known.fresh(at_once, self.config.ttl)?.0)
@@ -258,7 +258,11 @@ impl Vfs {
         let handle = self.handle(fh)?;
         let inode = &handle.inode;
         self.save(inode).await?;
-        handle.report_synced()
+        let saved = handle.report_synced();
+        if saved.is_err() {
+            self.unheard.take(inode.ino);
+        }
+        saved
     }
 
     /// Makes the whole mount durable.

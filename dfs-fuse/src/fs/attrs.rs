@@ -15,7 +15,7 @@ pub(super) fn getattr(dfs: &Dfs, req: &Request, node: Ino, reply: ReplyAttr) {
         return dfs.tasks.now(reply, result);
     }
     let vfs = dfs.vfs();
-    dfs.run(req, reply, async move { vfs.getattr(node).await });
+    dfs.run(req, reply, async move { vfs.getattr_settled(node).await });
 }
 
 /// chmod, chown, utimens, truncate.

@@ -19,7 +19,9 @@ pub(super) fn open(dfs: &Dfs, req: &Request, node: Ino, flags: OpenFlags, reply:
     }
     let (vfs, after) = (dfs.vfs(), dfs.vfs());
     let op = async move { vfs.open(node, flags.0).await };
-    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, reply, op, move |late: Opened| after.release(late.fh));
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, reply, op, move |late| {
+        late.into_iter().for_each(|late: Opened| after.release(late.fh));
+    });
 }
 
 #[allow(clippy::too_many_arguments)] // as the kernel has them
@@ -36,9 +38,11 @@ pub(super) fn create(
     let name = name_or_return!(name, reply);
     let (vfs, after, who) = (dfs.vfs(), dfs.vfs(), caller(req, umask));
     let op = async move { vfs.create(who, parent, &name, mode, flags).await };
-    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, CreateReply(reply), op, move |(entry, opened)| {
-        after.release(opened.fh);
-        after.forget(entry.attr.ino, 1);
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, CreateReply(reply), op, move |late| {
+        if let Ok((entry, opened)) = late {
+            after.release(opened.fh);
+            after.forget(entry.attr.ino, 1);
+        }
     });
 }
 
@@ -48,7 +52,10 @@ pub(super) fn read(dfs: &Dfs, req: &Request, fh: u64, offset: u64, size: u32, re
         return dfs.tasks.now(reply, result);
     }
     let vfs = dfs.vfs();
-    dfs.run(req, reply, async move { vfs.read(fh, offset, size).await });
+    let op = async move { vfs.read(fh, offset, size).await };
+    // Only one that is killed is let go: an error here is SIGBUS for a page fault, and read(2) of a file on a disk knows
+    // no EINTR.
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Changes, reply, op, |_| ());
 }
 
 pub(super) fn write(
@@ -64,11 +71,18 @@ pub(super) fn write(
     let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
     // Mapped pages: the kernel brings them before it drops any, as it was told to.
     let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+    if !pages {
+        dfs.vfs.set_append(fh, flags.0 & libc::O_APPEND != 0);
+    }
     // O_SYNC has this bit too, and the kernel sets it for RWF_DSYNC and RWF_SYNC of one call.
     if flags.0 & libc::O_DSYNC != 0 && !pages {
-        let (vfs, data) = (dfs.vfs(), Bytes::copy_from_slice(data));
+        let (vfs, after, data) = (dfs.vfs(), dfs.vfs(), Bytes::copy_from_slice(data));
         let op = async move { vfs.write_durable(fh, offset, data, kill_priv).await };
-        return dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, |_| ());
+        return dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |late| {
+            if late.is_err() {
+                after.fsync_unheard(fh);
+            }
+        });
     }
     let written = match pages {
         true => dfs.vfs.try_write_pages(fh, offset, data),
@@ -89,6 +103,12 @@ pub(super) fn write(
 }
 
 pub(super) fn fsync(dfs: &Dfs, req: &Request, fh: u64, reply: ReplyEmpty) {
-    let vfs = dfs.vfs();
-    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Asks, reply, async move { vfs.fsync(fh).await }, |()| ());
+    let (vfs, after) = (dfs.vfs(), dfs.vfs());
+    let op = async move { vfs.fsync(fh).await };
+    // Only one that is killed is let go: for others EINTR is an error like any, and what was lost would be told to nobody.
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |late| {
+        if late.is_err() {
+            after.fsync_unheard(fh);
+        }
+    });
 }

@@ -80,7 +80,7 @@ pub(super) fn setlk(dfs: &Dfs, req: &Request, fh: u64, owner: LockOwner, flock: 
     let leaving = Arc::new(move |killed| caller::has_signal(tid, killed));
     // It looks for signals itself, since it knows when it may go; nobody else interrupts it.
     let op = async move { vfs.setlk(fh, request, wait, leaving).await };
-    dfs.tasks.run(0, FOREVER, Manner::Asks, reply, op, |()| ());
+    dfs.tasks.run(0, FOREVER, Manner::Asks, reply, op, |_| ());
 }
 
 /// close(2) of who had locks: as on a local filesystem they are gone when it returns, unless metad does not answer.
@@ -90,7 +90,7 @@ pub(super) fn when_unlocked(dfs: &Dfs, req: &Request, gone: Unlocked, closed: Fs
         let _ = tokio::time::timeout(CLOSE, gone).await;
         closed
     };
-    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Changes, reply, op, |()| ());
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Changes, reply, op, |_| ());
 }
 
 #[cfg(test)]

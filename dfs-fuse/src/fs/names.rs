@@ -102,8 +102,9 @@ pub(super) fn link(dfs: &Dfs, req: &Request, node: Ino, new_parent: Ino, new_nam
 pub(super) fn opendir(dfs: &Dfs, req: &Request, node: Ino, reply: ReplyOpen) {
     let (vfs, after) = (dfs.vfs(), dfs.vfs());
     let op = async move { vfs.opendir(node).await };
-    dfs.tasks
-        .run(req.pid(), dfs.limits.call, Manner::Asks, OpenDirReply(reply), op, move |late| after.releasedir(late));
+    dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, OpenDirReply(reply), op, move |late| {
+        late.into_iter().for_each(|late| after.releasedir(late));
+    });
 }
 
 pub(super) fn readdir(dfs: &Dfs, req: &Request, fh: u64, offset: u64, reply: ReplyDirectory) {
@@ -116,6 +117,6 @@ pub(super) fn readdirplus(dfs: &Dfs, req: &Request, node: Ino, fh: u64, offset: 
     let reply = PlusReply(reply, dfs.vfs(), node);
     let op = async move { vfs.readdir(fh, offset, true, DIR_ENTRIES_PLUS).await };
     dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Asks, reply, op, move |late| {
-        late.iter().for_each(|item| reply::forget(&after, item));
+        late.iter().flatten().for_each(|item| reply::forget(&after, item));
     });
 }

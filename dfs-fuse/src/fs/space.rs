@@ -6,12 +6,21 @@ use dfs_client::vfs::Seek;
 use fuser::{Errno, ReplyEmpty, ReplyLseek, ReplyWrite, Request};
 
 use super::Dfs;
+use crate::task::Manner;
 
 /// fallocate(2) of a range: (offset, length).
 pub(super) fn fallocate(dfs: &Dfs, req: &Request, fh: u64, range: (u64, u64), mode: i32, reply: ReplyEmpty) {
-    let (vfs, kill_priv) = (dfs.vfs(), req.uid() != 0);
+    let (vfs, after, kill_priv) = (dfs.vfs(), dfs.vfs(), req.uid() != 0);
     let (offset, len) = range;
-    dfs.run_change(req, reply, async move { vfs.fallocate(fh, offset, len, mode, kill_priv).await });
+    let op = async move {
+        let done = vfs.fallocate(fh, offset, len, mode, kill_priv).await;
+        if done.is_err() {
+            // Some of it may have been done.
+            vfs.doubt_pages(fh);
+        }
+        done
+    };
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |_| after.doubt_pages(fh));
 }
 
 /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`; the kernel does the others.
@@ -28,13 +37,19 @@ pub(super) fn lseek(dfs: &Dfs, req: &Request, fh: u64, offset: i64, whence: i32,
 
 /// copy_file_range(2): from and to are (handle, offset). The answer has 32 bits; the kernel asks for no more.
 pub(super) fn copy_file_range(dfs: &Dfs, req: &Request, from: (u64, u64), to: (u64, u64), len: u64, reply: ReplyWrite) {
-    let (vfs, kill_priv, durable) = (dfs.vfs(), req.uid() != 0, dfs.durable);
+    let (vfs, after, kill_priv, durable) = (dfs.vfs(), dfs.vfs(), req.uid() != 0, dfs.durable);
     let len = len.min(u64::from(u32::MAX));
-    dfs.run_change(req, reply, async move {
-        let copied = vfs.copy_range(from, to, len, kill_priv).await?;
+    let op = async move {
+        let copied = vfs.copy_range(from, to, len, kill_priv).await;
+        if copied.is_err() {
+            // It may have been done.
+            vfs.doubt_pages(to.0);
+        }
+        let copied = copied?;
         if durable {
             vfs.fsync(to.0).await?;
         }
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
-    });
+    };
+    dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |_| after.doubt_pages(to.0));
 }
