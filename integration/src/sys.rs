@@ -228,7 +228,17 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// A shared writable mapping of a file; its bytes are reached by copies only.
+/// `syncfs(2)`.
+///
+/// # Errors
+/// As the call.
+#[allow(unsafe_code)]
+pub fn sync_fs(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: a plain system call on an open descriptor.
+    result(unsafe { libc::syncfs(file.as_raw_fd()) }).map(drop)
+}
+
+/// A writable mapping of a file; its bytes are reached by copies only.
 #[derive(Debug)]
 pub struct Mapping {
     at: *mut u8,
@@ -236,15 +246,27 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes.
+    /// Maps the first `len` bytes; what is written to the mapping is written to the file.
     ///
     /// # Errors
     /// As mmap(2).
-    #[allow(unsafe_code)]
     pub fn new(file: &impl AsRawFd, len: usize) -> io::Result<Self> {
+        Self::with(file, len, libc::MAP_SHARED)
+    }
+
+    /// The same; what is written stays in the mapping.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn private(file: &impl AsRawFd, len: usize) -> io::Result<Self> {
+        Self::with(file, len, libc::MAP_PRIVATE)
+    }
+
+    #[allow(unsafe_code)]
+    fn with(file: &impl AsRawFd, len: usize, kind: libc::c_int) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the kernel chooses an address that nothing else has.
-        let at = unsafe { libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, access, kind, file.as_raw_fd(), 0) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

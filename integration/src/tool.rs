@@ -7,12 +7,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+/// Before scripts: `not COMMAND` fails if the command does not. With a `!` before it bash goes on in either case, whatever
+/// `-e` says.
+pub const NOT: &str = r#"not() { if "$@"; then echo "this should have failed: $*" >&2; exit 1; fi; }
+"#;
+
 /// Runs a shell script in `dir`; its output is shown only when it fails.
 ///
 /// # Errors
 /// It does not exit with 0.
 pub fn sh(dir: &Path, script: &str) -> Result<String> {
-    let out = Command::new("bash").arg("-xeuo").arg("pipefail").arg("-c").arg(script).current_dir(dir).output()?;
+    let text = format!("{NOT}{script}");
+    let out = Command::new("bash").args(["-xeuo", "pipefail", "-c", &text]).current_dir(dir).output()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     if !out.status.success() {
         bail!("{}: {script}\n{text}\n{}", out.status, String::from_utf8_lossy(&out.stderr));

@@ -142,6 +142,8 @@ fn a_chunkd_of_another_cluster_is_refused() -> Result<()> {
     refused(&run("chunkd", &["--data", &dir, "--meta", &two.meta])?, 1, &["another filesystem"])
 }
 
+/// docs/semantics.md: "Requests wait up to 30 s for metad to come back, then fail with `EIO`".
+/// docs/semantics.md: "The mount can always be unmounted, and works again when the servers are back".
 #[test]
 fn a_mount_whose_servers_are_gone_says_eio_can_be_unmounted_and_comes_back() -> Result<()> {
     let mut cluster = Cluster::start()?;
@@ -189,6 +191,7 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+/// docs/semantics.md: "When no store has room it fails with `ENOSPC`".
 #[test]
 fn full_stores_give_enospc_and_nothing_is_lost() -> Result<()> {
     let mut cluster = Cluster::start_with(Options { nodes: 0, ..Options::default() }.with_no_wait())?;
@@ -264,6 +267,7 @@ fn one_full_store_is_not_noticed() -> Result<()> {
     Ok(())
 }
 
+/// docs/semantics.md: "A namespace operation that returned".
 #[test]
 fn a_full_disk_of_metad_refuses_and_loses_nothing() -> Result<()> {
     let mut cluster = Cluster::start_with(Options { nodes: 0, ..Options::default() }.with_no_wait())?;

@@ -104,6 +104,8 @@ fn what_was_read_is_there_after_restarts_without_any_store() -> Result<()> {
     Ok(())
 }
 
+/// docs/semantics.md: "which is checked each time that it is read back".
+/// docs/semantics.md: "A sum that does not match is a miss".
 #[test]
 fn a_rotten_cache_gives_no_wrong_byte_and_heals() -> Result<()> {
     let cluster = Cluster::start()?;

@@ -43,6 +43,7 @@ fn flip_content(dir: &Path, needle: &[u8]) -> Result<usize> {
     Ok(flips)
 }
 
+/// docs/semantics.md: "A damaged replica is read around".
 #[test]
 fn a_flipped_bit_is_read_around_or_an_error() -> Result<()> {
     let mut cluster = Cluster::start()?;
@@ -83,6 +84,7 @@ fn a_flipped_bit_is_read_around_or_an_error() -> Result<()> {
     Ok(())
 }
 
+/// docs/semantics.md: "with no good replica the read is `EIO`, never wrong bytes".
 #[test]
 fn with_every_replica_damaged_it_is_an_error_and_never_wrong_bytes() -> Result<()> {
     let mut cluster = Cluster::start()?;

@@ -31,6 +31,8 @@ fn fsync_of_a_small_file_is_one_request_to_each_node_and_one_commit() -> Result<
     mount.unmount()
 }
 
+/// docs/semantics.md: "`rename`, `link` and `truncate` of a file with unsaved data commit after that data".
+/// docs/semantics.md: "Such an operation and that data are one commit".
 #[test]
 fn a_change_of_a_file_with_unsaved_data_is_one_commit() -> Result<()> {
     let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
@@ -64,6 +66,7 @@ fn a_change_of_a_file_with_unsaved_data_is_one_commit() -> Result<()> {
     mount.unmount()
 }
 
+/// docs/semantics.md: "copied whole into an empty one is saved later, as if it had been written".
 #[test]
 fn copies_of_small_files_are_one_commit_for_many_besides_their_creation_and_upload_nothing() -> Result<()> {
     let cluster = Cluster::start_with(Options { metrics: true, ..Options::default() })?;
@@ -80,7 +83,7 @@ fn copies_of_small_files_are_one_commit_for_many_besides_their_creation_and_uplo
         let copied = std::io::copy(&mut File::open(path("source"))?, &mut target)?;
         ensure!(copied == 5000, "{copied} bytes copied");
     }
-    sh(&mount.path, "sync -f .")?;
+    sh(&mount.path, "sync .")?;
     let commits = cluster.metric(0, "dfs_metad_commits_total")? - before;
     // The time of the reading is told once, in a commit of its own, at some moment.
     ensure!(commits < 26.0, "{commits} commits");

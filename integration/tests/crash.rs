@@ -63,6 +63,9 @@ fn dir(root: &Path, n: usize) -> std::path::PathBuf {
     root.join(format!("w{n}"))
 }
 
+/// docs/semantics.md: "All of that survives `kill -9`".
+/// docs/semantics.md: "A namespace operation that returned".
+/// docs/semantics.md: "leaves the old or the new content, whole, with or without fsync".
 #[test]
 fn everything_is_killed_twenty_times() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -96,6 +99,8 @@ fn everything_is_killed_twenty_times() -> Result<()> {
     scene.mount.unmount()
 }
 
+/// docs/semantics.md: "A chunk daemon that dies is not noticed by applications".
+/// docs/semantics.md: "Requests wait up to 30 s for metad to come back".
 #[test]
 fn a_daemon_that_dies_and_comes_back_is_not_noticed() -> Result<()> {
     let mut scene = Scene::new()?;

@@ -73,7 +73,7 @@ fn git_works() -> Result<()> {
             git add -A && {git} commit -qm "change $i"
             git checkout -q main
         done
-        git checkout -q b7 && test "$(cat d000/f000.txt)" = 7 && git checkout -q main
+        git checkout -q b7; test "$(cat d000/f000.txt)" = 7; git checkout -q main
         git gc -q --aggressive --prune=now
         git fsck --full --strict
         for i in $(seq 1 20); do git checkout -q b$i && test "$(cat new$i)" = $i; done
@@ -106,7 +106,7 @@ fn sqlite_works() -> Result<()> {
         r#"
         test "$(sqlite3 db 'pragma integrity_check')" = ok
         test "$(sqlite3 db 'select count(*), sum(a) from t')" = "$(cat count)"
-        sqlite3 db vacuum && test "$(sqlite3 db 'pragma integrity_check')" = ok
+        sqlite3 db vacuum; test "$(sqlite3 db 'pragma integrity_check')" = ok
     "#,
     )?;
     end(&cluster, mount)

@@ -47,6 +47,8 @@ fn is_there(path: &Path) -> Result<()> {
     fs::metadata(path).map(drop).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
 }
 
+/// docs/semantics.md: "A name that another mount has made is there at once".
+/// docs/semantics.md: "A mount may know what is missing in a directory without asking".
 #[test]
 fn a_name_is_there_for_all_mounts_as_soon_as_it_is_made() -> Result<()> {
     let scene = scene()?;
@@ -81,6 +83,7 @@ fn a_name_is_there_for_all_mounts_as_soon_as_it_is_made() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "in the directories that it has leased for 3 seconds at most".
 #[test]
 fn a_mount_that_stands_still_holds_nobody_up_for_long_and_believes_nothing_afterwards() -> Result<()> {
     let scene = scene()?;
@@ -113,6 +116,7 @@ fn restart_metad(scene: &mut Scene) -> Result<()> {
     scene.cluster.start_metad()
 }
 
+/// docs/semantics.md: "so does one that was cut off when metad was started anew".
 #[test]
 fn a_new_metad_waits_for_whoever_may_believe_in_what_the_old_one_lent() -> Result<()> {
     let mut scene = scene()?;

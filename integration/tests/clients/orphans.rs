@@ -13,6 +13,7 @@ use crate::{Scene, soon};
 /// All that is gone is freed by then.
 const FREED: Duration = Duration::from_secs(40);
 
+/// docs/semantics.md: "A file that was removed on another mount is saved as before while it is open here".
 #[test]
 fn a_file_removed_elsewhere_lives_while_it_is_open() -> Result<()> {
     const LEN: usize = 400_000;

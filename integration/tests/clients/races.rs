@@ -87,6 +87,7 @@ fn check_links(dir: &Path) -> Result<()> {
     })
 }
 
+/// docs/semantics.md: "What a client committed is seen by every other within that second".
 #[test]
 fn random_changes_from_two_mounts_leave_one_tree() -> Result<()> {
     // ELOOP and ESTALE are the kernel's own: a directory that the other mount has moved is found at its new
@@ -134,6 +135,7 @@ fn random_changes_from_two_mounts_leave_one_tree() -> Result<()> {
 }
 
 /// The kernel of the first mount still has the old directory under the name when it removes the new one.
+/// docs/semantics.md: "remove the directory that this mount last saw under the name, or look again".
 #[test]
 fn a_directory_that_was_moved_away_is_not_taken_for_the_one_that_is_removed() -> Result<()> {
     let scene = Scene::new()?;
@@ -167,6 +169,7 @@ fn a_directory_that_was_moved_away_is_not_taken_for_the_one_that_is_removed() ->
     scene.finish()
 }
 
+/// docs/semantics.md: "Every namespace operation is atomic".
 #[test]
 fn of_two_mounts_that_want_a_name_exactly_one_gets_it() -> Result<()> {
     let scene = Scene::new()?;
@@ -197,6 +200,7 @@ fn of_two_mounts_that_want_a_name_exactly_one_gets_it() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "`O_APPEND` writes of one mount of up to 1 MiB are placed whole".
 #[test]
 fn appended_records_of_many_threads_are_whole() -> Result<()> {
     const THREADS: u64 = 4;

@@ -30,6 +30,8 @@ fn listing(dir: &Path) -> Vec<String> {
     names
 }
 
+/// docs/semantics.md: "no mount says of a name that it is missing when it is not".
+/// docs/semantics.md: "What a client committed is seen by every other within that second".
 #[test]
 fn content_and_size() -> Result<()> {
     let scene = Scene::new()?;
@@ -116,6 +118,8 @@ fn names() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "What a client committed is seen by every other within that second".
+/// docs/semantics.md: "Changes of attributes and ACLs are seen by other mounts within a second".
 #[test]
 fn attributes() -> Result<()> {
     let scene = Scene::new()?;
@@ -166,6 +170,7 @@ fn no_stale_pages_after_the_other_has_rewritten_the_file() -> Result<()> {
 }
 
 /// One mount rewrites 16 pages with a version, over and over; no page read elsewhere may be older than allowed.
+/// docs/semantics.md: "file content may be up to 1 second old on other mounts".
 #[test]
 fn no_page_is_ever_older_than_a_second() -> Result<()> {
     const PAGE: usize = 4096;
@@ -219,6 +224,7 @@ fn no_page_is_ever_older_than_a_second() -> Result<()> {
 }
 
 /// "Write a temporary, rename it over", watched from elsewhere: whole, old or new, never missing.
+/// docs/semantics.md: "Every namespace operation is atomic".
 #[test]
 fn a_file_that_is_always_replaced_is_always_there() -> Result<()> {
     const LEN: usize = 50_000;

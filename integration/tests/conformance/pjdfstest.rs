@@ -73,6 +73,7 @@ impl Runner {
     }
 }
 
+/// docs/semantics.md: "On one mount everything behaves as on a local filesystem".
 #[test]
 fn pjdfstest_fails_nowhere() -> Result<()> {
     let runner = Runner::new()?;

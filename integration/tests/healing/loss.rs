@@ -14,6 +14,7 @@ use crate::watch::{is_whole, node, quick, until, until_settled, until_whole};
 /// machine of a test may be busy; how long it takes is printed.
 const STALL: Duration = Duration::from_secs(10);
 
+/// docs/semantics.md: "is not noticed by applications while `min_replicas` others of each slot are left".
 #[test]
 fn a_lost_node_is_replaced_and_then_another() -> Result<()> {
     let seed = seed();

@@ -37,6 +37,7 @@ fn flip(path: &Path, at: u64, bit: u8) -> Result<()> {
     Ok(())
 }
 
+/// docs/semantics.md: "A damaged replica is read around, reported and replaced".
 #[test]
 fn a_thousand_flipped_bits_are_found_and_healed() -> Result<()> {
     let seed = seed();
@@ -89,6 +90,7 @@ fn a_thousand_flipped_bits_are_found_and_healed() -> Result<()> {
 }
 
 /// Every copy of one chunk is damaged: that range is an error, the rest reads, and fsck names the file.
+/// docs/semantics.md: "with no good replica the read is `EIO`, never wrong bytes".
 #[test]
 fn what_no_store_has_is_an_error_for_that_range_and_named() -> Result<()> {
     let cluster = Cluster::start_with(quick(3))?;

@@ -70,6 +70,10 @@ async fn check(disks: Vec<PowerDisk>, memories: &mut [Memory]) -> Result<Rig> {
     Ok(rig)
 }
 
+/// docs/semantics.md: "return after the data is synced to disk".
+/// docs/semantics.md: "power loss of every machine at once".
+/// docs/semantics.md: "A namespace operation that returned".
+/// docs/semantics.md: "leaves the old or the new content, whole, with or without fsync".
 #[test]
 fn a_cluster_without_power_loses_nothing_that_was_synced() -> Result<()> {
     let (rounds, tries) = if long().is_some() { (40, 3) } else { (4, 1) };

@@ -136,6 +136,9 @@ fn choose(trace: &Trace, rng: &mut StdRng) -> Vec<usize> {
     chosen
 }
 
+/// docs/semantics.md: "and the metadata in metad's synced log".
+/// docs/semantics.md: "A namespace operation that returned".
+/// docs/semantics.md: "Every namespace operation is atomic, also against crashes".
 #[test]
 fn metad_keeps_what_it_acknowledged_at_every_operation_of_its_disk() -> Result<()> {
     let seed = seed();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use dfs_integration::sys::set_xattr;
+use dfs_integration::sys::{get_xattr, set_xattr};
 use dfs_integration::tool::sh;
 
 use crate::{Scene, as_nobody, fails};
@@ -27,6 +27,11 @@ fn same(scene: &Scene, name: &str, script: &str) -> Result<()> {
     Ok(())
 }
 
+/// docs/semantics.md: "POSIX ACLs, access and default, work as on a local filesystem".
+/// docs/semantics.md: "the group bits of the mode are the mask, `chmod` changes it".
+/// docs/semantics.md: "what is made in a directory with a default ACL gets it, whatever the umask".
+/// docs/semantics.md: "`cp -a`, `rsync -A` and `tar --acls` keep them".
+/// docs/semantics.md: "A namespace operation that returned".
 #[test]
 fn lists_modes_and_inheritance_are_those_of_a_local_filesystem() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -58,6 +63,8 @@ fn lists_modes_and_inheritance_are_those_of_a_local_filesystem() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "work as on a local filesystem: the kernel checks them".
+/// docs/semantics.md: "Changes of attributes and ACLs are seen by other mounts within a second".
 #[test]
 fn access_is_decided_by_the_list() -> Result<()> {
     let scene = Scene::new()?;
@@ -130,5 +137,28 @@ fn what_is_no_list_is_refused() -> Result<()> {
         }
     }
     fails(set_xattr(&scene.path("l"), "system.posix_acl_access", &values[8], 0), libc::EOPNOTSUPP);
+    scene.finish()
+}
+
+/// docs/semantics.md: "ACL | 511 entries".
+#[test]
+fn a_list_has_511_entries_and_no_more() -> Result<()> {
+    let scene = Scene::new()?;
+    let path = scene.path("file");
+    fs::write(&path, "")?;
+    // Version 2; the owner, so many users, the group, the mask and all others: tag, rights, who.
+    let list = |entries: u32| {
+        let entry =
+            |tag: u16, id: u32| [tag.to_le_bytes(), 6_u16.to_le_bytes()].concat().into_iter().chain(id.to_le_bytes());
+        let users = (0..entries - 4).map(|n| (2, 1000 + n));
+        let all = [(1, u32::MAX)].into_iter().chain(users).chain([4, 16, 32].map(|tag| (tag, u32::MAX)));
+        [2_u32.to_le_bytes().to_vec(), all.flat_map(|(tag, id)| entry(tag, id)).collect()].concat()
+    };
+    let access = "system.posix_acl_access";
+    set_xattr(&path, access, &list(511), 0)?;
+    let (_, kept) = get_xattr(&path, access, 1 << 16)?;
+    assert!(kept == list(511));
+    fails(set_xattr(&path, access, &list(512), 0), libc::E2BIG);
+    assert!(get_xattr(&path, access, 1 << 16)?.1 == kept);
     scene.finish()
 }

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dfs_integration::sys;
-use dfs_integration::tool::bytes;
+use dfs_integration::tool::{bytes, sh};
 use libc::{E2BIG, EEXIST, ENODATA, ENOSPC, ENOTEMPTY, EPERM, ERANGE, XATTR_CREATE, XATTR_REPLACE};
 
 use crate::{Scene, fails};
@@ -57,6 +57,7 @@ fn special_files_are_what_they_were_made() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "Nanosecond timestamps".
 #[test]
 fn times_of_any_century_keep_their_nanoseconds() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -127,6 +128,7 @@ fn times_do_not_move_when_data_is_saved_later() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "`relatime`; atime is saved lazily".
 #[test]
 fn reading_moves_an_access_time_that_is_older_than_the_content() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -147,6 +149,29 @@ fn reading_moves_an_access_time_that_is_older_than_the_content() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "not moved by reads at all with `-o noatime`".
+#[test]
+fn with_noatime_reading_moves_no_access_time() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let path = scene.path("file");
+    fs::write(&path, "content")?;
+    sys::set_times(&path, (1000, 0), (2000, 0))?;
+    scene.mount.unmount()?;
+    scene.mount = scene.cluster.mount_with("mnt", &["-o", "noatime"])?;
+    fs::read(&path)?;
+    std::thread::sleep(Duration::from_millis(1500));
+    scene.remount()?;
+    assert_eq!(fs::metadata(&path)?.atime(), 1000);
+    // One opened so asks for the same.
+    let quiet = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(&path)?;
+    std::io::read_to_string(quiet)?;
+    std::thread::sleep(Duration::from_millis(1500));
+    scene.remount()?;
+    assert_eq!(fs::metadata(&path)?.atime(), 1000);
+    scene.finish()
+}
+
+/// docs/semantics.md: "name 255 bytes, value 64 KiB".
 #[test]
 fn extended_attributes() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -252,5 +277,32 @@ fn statfs_is_believable() -> Result<()> {
     let mut text = String::new();
     File::open(scene.path("f7"))?.read_to_string(&mut text)?;
     assert_eq!(text, "x");
+    scene.finish()
+}
+
+/// docs/semantics.md: "The time of birth (`dfs stat`) stays".
+#[test]
+fn the_time_of_birth_stays() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let born = |scene: &Scene, name: &str| -> Result<String> {
+        let out = scene.cluster.dfs(&["stat", "--json", &scene.path(name).display().to_string()])?;
+        ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let stat: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+        Ok(stat["btime"].to_string())
+    };
+    fs::write(scene.path("file"), "content")?;
+    let at = born(&scene, "file")?;
+    ensure!(at.len() > 10 && at != "null", "{at}");
+    sh(
+        &scene.mount.path,
+        "echo more >> file; sync file; chmod 600 file; chown 1:1 file; touch -d 2001-01-01 file; truncate -s 3 file; \
+         setfattr -n user.x -v 1 file; ln file again; rm again; mv file moved",
+    )?;
+    assert_eq!(born(&scene, "moved")?, at);
+    scene.crash()?;
+    assert_eq!(born(&scene, "moved")?, at);
+    // A copy is a file of its own.
+    sh(&scene.mount.path, "cp -a moved copy")?;
+    assert_ne!(born(&scene, "copy")?, at);
     scene.finish()
 }

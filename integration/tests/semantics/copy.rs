@@ -23,6 +23,9 @@ fn on_disk(scene: &Scene) -> Result<u64> {
     Ok(used.trim().parse()?)
 }
 
+/// docs/semantics.md: "`copy_file_range` within one mount moves no data".
+/// docs/semantics.md: "clones that share bytes each count them".
+/// docs/semantics.md: "`cp` and `cp --reflink=auto` use it".
 #[test]
 fn a_copy_of_a_big_file_moves_no_data() -> Result<()> {
     const LEN: usize = 200 << 20;
@@ -50,6 +53,8 @@ fn a_copy_of_a_big_file_moves_no_data() -> Result<()> {
 }
 
 /// Writes, copies of any alignment within and between files, cuts and syncs, against arrays of bytes.
+/// docs/semantics.md: "whatever the alignment, also within one file".
+/// docs/semantics.md: "Unsaved bytes of both files are saved first".
 #[test]
 fn copies_of_any_alignment_between_saved_and_unsaved_bytes() -> Result<()> {
     const MOST: usize = 400_000;
@@ -111,6 +116,8 @@ fn copies_of_any_alignment_between_saved_and_unsaved_bytes() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "the extents are copied, holes as holes".
+/// docs/semantics.md: "Who is not root loses setuid and setgid of a file by these calls".
 #[test]
 fn holes_times_rights_and_refusals() -> Result<()> {
     let scene = Scene::new()?;
@@ -170,6 +177,9 @@ fn very_many_extents_are_copied_in_steps() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "`dfs clone SRC DST` does so for a file or a tree".
+/// docs/semantics.md: "modes, owners, times, extended attributes".
+/// docs/semantics.md: "hard links inside the tree, symlinks and special files are kept".
 #[test]
 fn a_clone_of_a_tree_is_like_its_original() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -248,5 +258,26 @@ fn a_copy_into_a_synchronous_file_is_durable_when_it_returns() -> Result<()> {
             fs::remove_file(copy)?;
         }
     }
+    scene.finish()
+}
+
+/// docs/semantics.md: "`DST` appears at once and whole".
+#[test]
+fn a_clone_is_whole_after_a_crash_once_the_command_has_returned() -> Result<()> {
+    let mut scene = Scene::new()?;
+    // Small files are copied as if they were written, and one is such that its owner may not write to it.
+    sh(
+        &scene.mount.path,
+        "mkdir -m 777 place; mkdir place/a; for n in $(seq 50); do echo $n > place/a/$n; done; \
+         setfattr -n user.note -v kept place/a/7; chmod 444 place/a/7; chown -R 65534:65534 place/a; sync place",
+    )?;
+    // Where nobody may execute it.
+    fs::copy(dfs_integration::daemon::binary("dfs"), scene.path("place/dfs"))?;
+    super::as_nobody(&scene.path("place"), "./dfs clone a b")?;
+    scene.crash()?;
+    sh(
+        &scene.mount.path,
+        "diff -r place/a place/b; getfattr -n user.note place/b/7; test $(stat -c %a place/b/7) = 444",
+    )?;
     scene.finish()
 }

@@ -18,6 +18,7 @@ fn rewritable(scene: &Scene, name: &str) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(scene.path(name))?)
 }
 
+/// docs/semantics.md: "What was never written is a hole: it reads as zeros".
 #[test]
 fn truncation_leaves_zeros_where_nothing_was_written() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -57,6 +58,8 @@ fn truncation_leaves_zeros_where_nothing_was_written() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "it reads as zeros and takes no room".
+/// docs/semantics.md: "file | 16 TiB".
 #[test]
 fn a_terabyte_of_holes() -> Result<()> {
     const GIB: u64 = 1 << 30;
@@ -259,6 +262,8 @@ fn opening_with_o_trunc_empties_and_bad_modes_are_refused() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "`fsync`, `fdatasync` and `fsync` of a directory return".
+/// docs/semantics.md: "fsync of any directory makes the whole mount durable".
 #[test]
 fn fsync_of_a_directory_saves_every_file() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -283,6 +288,8 @@ fn fsync_of_a_directory_saves_every_file() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "A write to a file opened with `O_SYNC` or `O_DSYNC`".
+/// docs/semantics.md: "or with `RWF_SYNC` or `RWF_DSYNC`, is durable when it returns".
 #[test]
 fn synchronous_writes_are_durable_when_they_return() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -340,6 +347,7 @@ fn direct_reads_and_writes_agree_with_all_others() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "what is older than about 5 seconds survives".
 #[test]
 fn what_is_older_than_some_seconds_survives_without_fsync() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -355,5 +363,36 @@ fn what_is_older_than_some_seconds_survives_without_fsync() -> Result<()> {
     for n in 0..10 {
         assert!(fs::read(scene.path(format!("f{n}")))? == bytes(n, 100_000 << (n % 5)), "f{n}");
     }
+    scene.finish()
+}
+
+/// docs/semantics.md: "Data written through a mapping counts as written once `msync` was called".
+#[test]
+fn what_was_mapped_and_synced_survives_and_private_mappings_change_nothing() -> Result<()> {
+    const LEN: usize = 1 << 20;
+    let mut scene = Scene::new()?;
+    let file = rewritable(&scene, "file")?;
+    file.write_all_at(&bytes(1, LEN), 0)?;
+    file.sync_all()?;
+    let mut map = Mapping::new(&file, LEN)?;
+    let mut model = bytes(1, LEN);
+    for at in [0, 70_001, LEN - 100] {
+        map.put(at, &bytes(at as u64, 100));
+        model[at..at + 100].copy_from_slice(&bytes(at as u64, 100));
+    }
+    map.sync()?;
+    let mut private = Mapping::private(&file, LEN)?;
+    private.put(500_000, &[7; 5000]);
+    assert_eq!(private.get(500_000, 5000), [7; 5000]);
+    private.sync()?;
+    file.sync_all()?;
+    assert!(fs::read(scene.path("file"))? == model);
+    map.put(300_000, &[8; 100]);
+    map.sync()?;
+    model[300_000..300_100].fill(8);
+    // msync is a promise by itself, without fsync.
+    scene.crash()?;
+    drop((map, private, file));
+    assert!(fs::read(scene.path("file"))? == model);
     scene.finish()
 }

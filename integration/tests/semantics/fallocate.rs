@@ -22,6 +22,12 @@ fn open(scene: &Scene, name: &str) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(scene.path(name))?)
 }
 
+/// docs/semantics.md: "`fallocate`: mode 0 makes a file longer".
+/// docs/semantics.md: "`PUNCH_HOLE` and `ZERO_RANGE` make holes".
+/// docs/semantics.md: "Nothing is reserved".
+/// docs/semantics.md: "More than the cluster has free is refused with `ENOSPC`".
+/// docs/semantics.md: "`COLLAPSE_RANGE`, `INSERT_RANGE` and `UNSHARE_RANGE` are `EOPNOTSUPP`".
+/// docs/semantics.md: "Who is not root loses setuid and setgid of a file by these calls".
 #[test]
 fn lengths_holes_and_what_is_refused() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -93,6 +99,7 @@ fn a_hole_over_very_many_extents() -> Result<()> {
 }
 
 /// The same calls on the mount and on the local disk, with all that is unsaved in all states.
+/// docs/semantics.md: "On one mount everything behaves as on a local filesystem".
 #[test]
 fn the_same_as_a_local_filesystem() -> Result<()> {
     let mut scene = Scene::new()?;

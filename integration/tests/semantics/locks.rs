@@ -110,6 +110,10 @@ show("bad", c("lock(fd, 77)"), c("lock(fd, R, -5, 3)"))
 c.end()
 "#;
 
+/// docs/semantics.md: "POSIX locks (`fcntl`: `F_SETLK`, `F_SETLKW`, `F_GETLK`) work between all mounts".
+/// docs/semantics.md: "byte ranges, shared and exclusive, with the splitting and merging of POSIX".
+/// docs/semantics.md: "They belong to the process".
+/// docs/semantics.md: "and end with it".
 #[test]
 fn ranges_kinds_and_owners_are_those_of_a_local_filesystem() -> Result<()> {
     let scene = Scene::new()?;
@@ -128,6 +132,7 @@ fn ranges_kinds_and_owners_are_those_of_a_local_filesystem() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "are gone when its close of any descriptor of the file returns".
 #[test]
 fn a_close_returns_when_its_locks_are_gone_for_other_mounts_too() -> Result<()> {
     let scene = Scene::new()?;
@@ -149,6 +154,7 @@ b.end()
     scene.finish()
 }
 
+/// docs/semantics.md: "waits for metad two seconds at most".
 #[test]
 fn a_close_does_not_wait_for_a_metad_that_does_not_answer() -> Result<()> {
     let scene = Scene::new()?;
@@ -177,6 +183,9 @@ b.end()
     scene.finish()
 }
 
+/// docs/semantics.md: "Waiting ends when the lock is free".
+/// docs/semantics.md: "with a signal (`EINTR`".
+/// docs/semantics.md: "or with `EDEADLK` when the holder waits".
 #[test]
 fn waiting_ends_with_the_lock_with_a_signal_or_is_refused_when_it_would_never_end() -> Result<()> {
     let scene = Scene::new()?;
@@ -235,6 +244,7 @@ a.end(); b.end()
     scene.finish()
 }
 
+/// docs/semantics.md: "go with the last descriptor of the open file".
 #[test]
 fn locks_of_an_open_file_go_with_it() -> Result<()> {
     let scene = Scene::new()?;
@@ -291,6 +301,8 @@ impl Drop for Holder {
     }
 }
 
+/// docs/semantics.md: "a restart of metad takes none away".
+/// docs/semantics.md: "They end with their session: when the mount ends".
 #[test]
 fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -314,6 +326,8 @@ fn locks_outlive_metad_and_end_with_their_mount() -> Result<()> {
 
 /// Who asks for the locks of a mount that died is not told of them: what was done under them and not saved is gone, and
 /// nobody is there who could give them up.
+/// docs/semantics.md: "one that died, as soon as its machine mounts the filesystem again".
+/// docs/semantics.md: "Meanwhile `F_GETLK` does not answer (up to 20 s)".
 #[test]
 fn locks_of_a_dead_mount_are_nobodys() -> Result<()> {
     let scene = Scene::new()?;
@@ -343,6 +357,10 @@ fn locks_of_a_dead_mount_are_nobodys() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "Taking a lock drops what this mount had cached of the file".
+/// docs/semantics.md: "first saves and commits all that was written to the file".
+/// docs/semantics.md: "what is done under a lock is seen by whoever has it next".
+/// docs/semantics.md: "sees at once all that was done to the file under the lock before".
 #[test]
 fn what_is_done_under_a_lock_is_seen_by_the_next_who_has_it() -> Result<()> {
     let scene = Scene::new()?;
@@ -378,6 +396,7 @@ print(time.time() - began)
     scene.finish()
 }
 
+/// docs/semantics.md: "what sqlite needs with a rollback journal".
 #[test]
 fn sqlite_has_two_writers_on_two_mounts() -> Result<()> {
     let scene = Scene::new()?;
@@ -409,5 +428,21 @@ for path in sys.argv[1:]:
 "#;
     python(script, &[&scene.mount.path, &other.path])?;
     drop(other);
+    scene.finish()
+}
+
+/// docs/semantics.md: "`flock` is local to the mount: it excludes nobody on another one".
+/// docs/semantics.md: "`flock` and `fcntl` locks look the same in the library".
+#[test]
+fn flock_excludes_on_one_mount_alone() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut other = scene.cluster.mount("other")?;
+    sh(&scene.mount.path, "touch file")?;
+    let elsewhere = other.path.join("file");
+    sh(
+        &scene.mount.path,
+        &format!("exec 9< file; flock -x 9; not flock -n -x file true; flock -n -x {} true", elsewhere.display()),
+    )?;
+    other.unmount()?;
     scene.finish()
 }

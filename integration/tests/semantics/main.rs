@@ -2,6 +2,7 @@
 
 mod acl;
 mod attributes;
+mod carried;
 mod copy;
 mod data;
 mod directories;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use dfs_integration::cluster::Cluster;
 use dfs_integration::mount::Mount;
 use dfs_integration::sys::errno;
+use dfs_integration::tool::NOT;
 
 /// A cluster with one mount. The mount goes first.
 struct Scene {
@@ -70,8 +72,9 @@ fn fails<T>(result: io::Result<T>, code: i32) {
 
 /// Runs a shell script in `dir` as a user and group without any rights.
 fn as_nobody(dir: &Path, script: &str) -> Result<()> {
+    let text = format!("{NOT}{script}");
     let out = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-xeuo", "pipefail", "-c", script])
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-xeuo", "pipefail", "-c", &text])
         .current_dir(dir)
         .output()
         .context("setpriv")?;

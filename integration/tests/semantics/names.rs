@@ -13,6 +13,7 @@ use libc::{EEXIST, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTEMP
 
 use crate::{Scene, fails};
 
+/// docs/semantics.md: "name | 255 bytes".
 #[test]
 fn names_of_any_bytes_up_to_255() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -59,6 +60,7 @@ fn names_of_any_bytes_up_to_255() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "symlink target | 4,095 bytes".
 #[test]
 fn symlinks_keep_targets_of_up_to_4095_bytes() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -193,8 +195,8 @@ END
         test -z "$(ls -A)"
 
         mkdir gone && cd gone && rmdir ../gone
-        ! touch file 2>/dev/null
-        ! mkdir dir 2>/dev/null
+        not touch file 2>/dev/null
+        not mkdir dir 2>/dev/null
         test -z "$(ls -A)"
         test "$(stat -c %h .)" = 0
         cd ..
@@ -203,6 +205,7 @@ END
     scene.finish()
 }
 
+/// docs/semantics.md: "Every namespace operation is atomic".
 #[test]
 fn of_many_who_want_a_name_exactly_one_gets_it() -> Result<()> {
     const THREADS: usize = 8;

@@ -16,6 +16,7 @@ fn open(scene: &Scene, name: &str) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(scene.path(name))?)
 }
 
+/// docs/semantics.md: "`SEEK_DATA` and `SEEK_HOLE` find data and holes byte by byte".
 #[test]
 fn ends_and_empty_files() -> Result<()> {
     let scene = Scene::new()?;
@@ -36,6 +37,8 @@ fn ends_and_empty_files() -> Result<()> {
 }
 
 /// Byte by byte against an array, at every moment of saving.
+/// docs/semantics.md: "find data and holes byte by byte, unsaved bytes included".
+/// docs/semantics.md: "`st_blocks` counts what is stored, or will be once it is saved".
 #[test]
 fn data_holes_and_blocks_are_those_of_an_array() -> Result<()> {
     const MOST: u64 = 200_000;
@@ -89,6 +92,7 @@ fn data_holes_and_blocks_are_those_of_an_array() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "or will be once it is saved, each byte once".
 #[test]
 fn bytes_written_over_count_once() -> Result<()> {
     let scene = Scene::new()?;

@@ -73,6 +73,8 @@ fn story(dir: &Path) -> Result<Vec<String>> {
     Ok(told.into_iter().map(|line| line.replace(&strip, "")).collect())
 }
 
+/// docs/semantics.md: "`user.*` on files and directories".
+/// docs/semantics.md: "`security.*`; other namespaces are `EOPNOTSUPP`".
 #[test]
 fn every_call_gives_what_it_gives_locally() -> Result<()> {
     let scene = Scene::new()?;
@@ -85,6 +87,7 @@ fn every_call_gives_what_it_gives_locally() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "64 KiB of names an inode; more names are `ENOSPC`".
 #[test]
 fn limits_are_those_of_linux() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -110,6 +113,7 @@ fn limits_are_those_of_linux() -> Result<()> {
     scene.finish()
 }
 
+/// docs/semantics.md: "`trusted.*` for administrators".
 #[test]
 fn trusted_names_are_for_administrators() -> Result<()> {
     let scene = Scene::new()?;

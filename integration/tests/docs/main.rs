@@ -1,10 +1,15 @@
-//! The documents agree with the tree: every metric is in the table, every link leads somewhere.
+//! The documents agree with the tree: every metric is in the table, every link leads somewhere, every promise is quoted
+//! by a test that checks it.
+
+mod promises;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::promises::{UNIT, UNTESTED, place, promises, quotes};
 
 /// What the metrics of each crate begin with.
 const PREFIXES: [(&str, &str); 4] =
@@ -136,6 +141,35 @@ fn every_relative_link_leads_to_a_file() -> Result<()> {
     }
     ensure!(checked > 0, "no links were found");
     ensure!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_promise_is_quoted_by_a_test() -> Result<()> {
+    let root = root()?;
+    let promised = promises(&read(&root.join("docs/semantics.md"))?);
+    // The words, and where they are quoted.
+    let mut tested: Vec<(String, String)> = Vec::new();
+    for path in files(&root.join("integration/tests"), ".rs")? {
+        let by = path.display().to_string();
+        let words = quotes(&read(&path)?).with_context(|| by.clone())?;
+        tested.extend(words.into_iter().map(|words| (words, by.clone())));
+    }
+    ensure!(!tested.is_empty(), "no quotes were found");
+    for (words, path, test) in UNIT {
+        ensure!(read(&root.join(path))?.contains(&format!("fn {test}(")), "{path} has no test {test}");
+        tested.push(((*words).to_owned(), (*path).to_owned()));
+    }
+    let mut quoted = BTreeSet::new();
+    for (words, by) in tested {
+        quoted.insert(place(&promised, &words).context(by)?);
+    }
+    for words in UNTESTED {
+        ensure!(quoted.insert(place(&promised, words)?), "a test quotes what is said to be untested: {words}");
+    }
+    let open = promised.iter().enumerate().filter(|(n, _)| !quoted.contains(n));
+    let open: Vec<&str> = open.map(|(_, promise)| promise.as_str()).collect();
+    ensure!(open.is_empty(), "no test quotes these promises of docs/semantics.md:\n{}", open.join("\n"));
     Ok(())
 }
 
