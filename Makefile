@@ -56,7 +56,7 @@ fuzz: build ## Compares a mount with a local directory, call by call, for two ho
 fuzz-parsers: build ## Fuzzes all parsers of what peers and disks bring, an hour each (DFS_FUZZ_SECONDS, TARGETS)
 	@scripts/fuzz-parsers $(TARGETS)
 
-bench: build ## Measures this, the local disk and every competitor installed; writes docs/benchmark.md (half an hour)
+bench: build ## Measures this, the local disk and every competitor installed; three times; writes docs/benchmark.md (two hours with all four)
 	@scripts/bench $(ARGS)
 
 verify: programs-and-tests tools ## Checks format, lints, tests and documentation; changes nothing

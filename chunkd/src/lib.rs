@@ -22,7 +22,6 @@ mod backoff;
 mod disks;
 mod heartbeat;
 mod housekeeping;
-mod listener;
 mod orders;
 mod pace;
 mod peers;

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_daemon::listener;
 use dfs_proto::client::InvalidAddress;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -21,10 +22,12 @@ use crate::node::{Node, UPLOADS};
 use crate::register::{Meta, Outcast};
 use crate::service::HeldReads;
 use crate::store::StoreError;
-use crate::{listener, metrics, process, register, report};
+use crate::{metrics, process, register, report};
 
 /// How long running uploads may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Connections at once.
+const CONNECTIONS: usize = 2048;
 /// How long uploads that are cut off may take to clean up; the next start does it otherwise.
 const CUT_OFF: Duration = Duration::from_secs(2);
 /// How long the keeper of the disks may take to end what it does.
@@ -265,7 +268,7 @@ async fn serve(
         .add_service(HeldReads::new(node, meta))
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(listener::accept(listener), async {
+        .serve_with_incoming_shutdown(listener::accept(listener, CONNECTIONS), async {
             // A dropped sender is an end as well.
             let _asked = stopped.await;
         });

@@ -70,7 +70,8 @@ def medians(rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("systems", nargs="*", default=list(systems.ALL), help="default: " + " ".join(systems.ALL))
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each system; the table has the medians")
+    parser.add_argument("--rounds", type=int, default=3,
+                        help="runs of each system, of which the table has the medians (default %(default)s)")
     parser.add_argument("--base", default="/var/tmp/dfs-bench", help="where data and mounts are (default %(default)s)")
     parser.add_argument("--small-files", required=True, help="the program of that name, built by make")
     parser.add_argument("--tree", default="/usr/include", help="a real tree (default %(default)s)")

@@ -67,6 +67,9 @@ def markdown(results, machine):
         "What each was configured to guarantee:", "",
     ]
     lines += [f"- **{name}**: {results[name]['guarantees']}" for name in names]
+    lines += ["", "Runs of each, of which the table has the medians: "
+              + ", ".join(f"{name} {results[name].get('rounds', 1)}" for name in names)
+              + ". Those with another number than the rest were not measured in the same hour."]
     lines += ["", "| workload | unit | " + " | ".join(names) + " | ratio |", "|---|---|" + "---:|" * (len(names) + 1)]
     for key, what, unit, more in FIGURES:
         values = [results[name]["figures"].get(key) for name in names]

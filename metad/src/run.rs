@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use dfs_core::limits::SESSIONS;
+use dfs_daemon::listener;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 
 use crate::background;
 use crate::config::Config;
@@ -22,6 +23,8 @@ use crate::service::{Service, Shared};
 
 /// Open connections may take this long to end after the streams were told to.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Connections at once: of all sessions, of nodes, and of people with tools.
+const CONNECTIONS: usize = SESSIONS + 2000;
 
 /// Runs until a signal or a fault.
 ///
@@ -72,9 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .register_encoded_file_descriptor_set(dfs_proto::DESCRIPTORS)
         .build_v1()?;
     let mut stop = shutdown.clone();
-    // The builder's word for this counts only for sockets that it opens itself. Without it, answers that follow each
-    // other wait 40 ms for the peer's delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = listener::accept(listener, CONNECTIONS);
     let server = dfs_proto::server::metad_server()
         .add_service(dfs_proto::server::meta_service(service.clone()))
         .add_service(dfs_proto::server::nodes_service(service))

@@ -102,18 +102,17 @@ async fn check_chunks(
             suspects.insert(slot.id, walk.missing);
         }
         if kept >= SUSPICIONS {
-            confirm(meta, &mut nodes, map, &mut suspects, report, progress).await?;
+            confirm(meta, &mut nodes, &mut suspects, report, progress).await?;
             kept = 0;
         }
     }
-    confirm(meta, &mut nodes, map, &mut suspects, report, progress).await
+    confirm(meta, &mut nodes, &mut suspects, report, progress).await
 }
 
 /// Looks again at what seemed missing, and reports what still is.
 async fn confirm(
     meta: &mut Meta,
     nodes: &mut Nodes,
-    map: &ClusterMap,
     suspects: &mut HashMap<u32, Vec<Missing>>,
     report: &mut Report,
     progress: &Progress,
@@ -123,9 +122,11 @@ async fn confirm(
     }
     progress.show("looking again at what seems to be missing");
     tokio::time::sleep(SECOND_LOOK).await;
+    // A member that has left since the first look gives up what it has.
+    let map = status::fetch(meta).await?.map.context("metad sent no cluster map")?;
     for slot in &map.slots {
         let Some(before) = suspects.remove(&slot.id) else { continue };
-        let again = look(meta, nodes, map, slot, report.unreachable()).await?;
+        let again = look(meta, nodes, &map, slot, report.unreachable()).await?;
         slot::in_both(before, again.missing).into_iter().for_each(|m| report.add_missing(m));
     }
     Ok(())

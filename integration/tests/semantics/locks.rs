@@ -446,3 +446,32 @@ fn flock_excludes_on_one_mount_alone() -> Result<()> {
     other.unmount()?;
     scene.finish()
 }
+
+/// One holds the lock, more wait for it than the mount has threads, and everything else goes on.
+const WAITERS: &str = r#"
+import fcntl, os, subprocess, sys, time
+path = sys.argv[1]
+wait = "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); print(flush=True); fcntl.lockf(fd, fcntl.LOCK_EX)"
+fd = os.open(path, os.O_RDWR)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+waiters = [subprocess.Popen([sys.executable, "-c", wait, path], stdout=subprocess.PIPE) for _ in range(12)]
+for waiter in waiters: waiter.stdout.readline()
+time.sleep(0.5)
+begin, other = time.time(), path + ".other"
+for n in range(20):
+    with open(other, "w") as file: file.write(str(n))
+    assert os.stat(other).st_size == len(str(n)) and "f.other" in os.listdir(os.path.dirname(path))
+assert time.time() - begin < 20 and all(waiter.poll() is None for waiter in waiters)
+fcntl.lockf(fd, fcntl.LOCK_UN)
+assert [waiter.wait(60) for waiter in waiters] == [0] * 12
+"#;
+
+#[test]
+fn who_waits_for_a_lock_keeps_no_thread_of_the_mount() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.mount.unmount()?;
+    scene.mount = scene.cluster.mount_with("mnt", &["--threads", "1"])?;
+    fs::write(scene.path("f"), "content")?;
+    python(WAITERS, &[&scene.path("f")])?;
+    scene.finish()
+}

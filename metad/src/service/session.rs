@@ -34,6 +34,8 @@ use crate::service::{Shared, fault, now};
 
 /// Calls of one session under way at once; more are not read from its stream.
 const IN_FLIGHT: u32 = 512;
+/// Of these, how many one counts for whose answer may have hundreds of KiB: until it has left it takes memory.
+const HEAVY: u32 = 16;
 /// Results put into one message at most.
 const MERGE: usize = 64;
 /// Bytes after which no further result goes into a message: far below what one may have, with the largest result added.
@@ -359,7 +361,7 @@ impl Serving {
         });
     }
 
-    async fn query(&self, id: u64, query: Query, permit: OwnedSemaphorePermit) {
+    async fn query(&self, id: u64, query: Query, mut permit: OwnedSemaphorePermit) {
         let (shared, out) = (self.shared.clone(), self.out.clone());
         if let Query::GetLock { .. } = query
             && let Ok(Ok(Answer::Lock(Some(held)))) = answer(&shared, &query)
@@ -372,6 +374,9 @@ impl Serving {
             return;
         }
         let heavy = matches!(query, Query::ReadDir { .. } | Query::Extents { .. } | Query::ListXattr { .. });
+        if heavy {
+            self.weigh(&mut permit).await;
+        }
         let run = move || {
             let outcome = answer(&shared, &query).map(|r| r.map(Done::Answer));
             drop(out.send(Out::Done { id, outcome, _permit: Some(permit) }));
@@ -380,6 +385,14 @@ impl Serving {
             tokio::task::spawn_blocking(run);
         } else {
             run();
+        }
+    }
+
+    /// Makes the permit of one call that of a heavy one.
+    async fn weigh(&self, permit: &mut OwnedSemaphorePermit) {
+        // Only who reads the stream takes permits, so nobody waits here for another who does.
+        if let Ok(more) = self.gate.clone().acquire_many_owned(HEAVY - 1).await {
+            permit.merge(more);
         }
     }
 

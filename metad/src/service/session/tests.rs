@@ -95,7 +95,7 @@ async fn serving(shared: &Arc<Shared>) -> (Serving, mpsc::UnboundedReceiver<Out>
     let stream = shared.sessions.attach(session, now()).unwrap();
     let (out, results) = mpsc::unbounded_channel();
     shared.leases.attach(session, stream, tell(out.clone()));
-    let (gate, pulses) = (Arc::new(Semaphore::new(8)), Arc::new(Semaphore::new(1)));
+    let (gate, pulses) = (Arc::new(Semaphore::new(IN_FLIGHT as usize)), Arc::new(Semaphore::new(1)));
     let share = shared.engine.room().share();
     (
         Serving {

@@ -13,30 +13,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Connections at once.
-const CONNECTIONS: usize = 2048;
 /// After an error such as 'too many open files'.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection that counts as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     io: TcpStream,
     _permit: OwnedSemaphorePermit,
 }
 
-/// A listener on `address`.
-pub(crate) async fn bind(address: &str) -> io::Result<(TcpListener, SocketAddr)> {
+/// A listener on `address`, and where that is.
+///
+/// # Errors
+/// The address is taken, or is none of this machine.
+pub async fn bind(address: &str) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
     let local = listener.local_addr()?;
     Ok((listener, local))
 }
 
-/// Connections as they come.
-pub(crate) fn accept(listener: TcpListener) -> ReceiverStream<io::Result<Connection>> {
+/// Connections as they come, so many at once. Within a runtime.
+pub fn accept(listener: TcpListener, connections: usize) -> ReceiverStream<io::Result<Connection>> {
     let (tx, rx) = mpsc::channel(1);
     tokio::spawn(async move {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let room = Arc::new(Semaphore::new(connections));
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
             let accepted = tokio::select! {
