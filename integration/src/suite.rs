@@ -150,7 +150,7 @@ impl Stage {
     /// It is not, or the client did not end well.
     pub fn finish(mut self) -> Result<()> {
         self.unmount()?;
-        self.cluster.wait_fsck(0, Duration::from_secs(20))
+        self.cluster.expect_whole()
     }
 }
 

@@ -1,11 +1,14 @@
 //! The interface for other people's programs: health, reflection, questions without a mount, and what is refused.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dfs_integration::cluster::Cluster;
+use dfs_integration::tool::sh;
 use dfs_proto::client::{chunk_channel, chunks_client, meta_channel, meta_client};
 use dfs_proto::{PROTOCOL, v1};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -133,4 +136,48 @@ fn content_that_does_not_match_its_name_is_refused_by_a_store() -> Result<()> {
         ensure!(chunks.read(request).await.is_err());
         Ok(())
     })
+}
+
+/// Sessions that ask for all that they may and never read an answer.
+const DEAF: usize = 10;
+
+#[test]
+fn who_asks_and_does_not_read_takes_little_memory_and_keeps_nobody_waiting() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let mut mount = cluster.mount("mnt")?;
+    sh(&mount.path, "mkdir d; cd d; touch $(seq -f 'a-name-of-some-length-%g' 1000)")?;
+    let dir = std::fs::metadata(mount.path.join("d"))?.ino();
+    let metad = cluster.metad.as_ref().context("metad runs")?;
+    let before = metad.resident()?;
+    let (calls, peak) = run(async {
+        let list = v1::ReadDir { ino: dir, after: Vec::new(), limit: 1000, plus: true };
+        let call = |id| v1::Call {
+            id,
+            body: Some(v1::call::Body::Query(v1::Query { query: Some(v1::query::Query::ReadDir(list.clone())) })),
+        };
+        let mut held = Vec::new();
+        for _ in 0..DEAF {
+            let (requests, stream) = tokio::sync::mpsc::channel(4);
+            let hello = v1::Hello { protocol: PROTOCOL, session: 0, client: "deaf".into(), cluster: Vec::new() };
+            requests.send(v1::SessionRequest { hello: Some(hello), ..Default::default() }).await?;
+            requests.send(v1::SessionRequest { calls: (1..=1000).map(call).collect(), ..Default::default() }).await?;
+            let answers = meta_client(meta_channel(&cluster.meta)?).session(ReceiverStream::new(stream)).await?;
+            held.push((requests, answers));
+        }
+        let (mut peak, mut calls) = (0, 0);
+        for n in 0..40 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            peak = peak.max(metad.resident()?);
+            // Others go on.
+            let file = mount.path.join(format!("file{n}"));
+            tokio::task::spawn_blocking(move || std::fs::write(&file, "x")).await??;
+            calls += 1;
+        }
+        drop(held);
+        Ok((calls, peak))
+    })?;
+    let more = peak.saturating_sub(before) >> 20;
+    eprintln!("metad took {more} MiB more");
+    ensure!(calls == 40 && more < 400, "metad took {more} MiB more for what nobody reads");
+    mount.unmount()
 }

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dfs_integration::cluster::{Cluster, Options};
@@ -170,6 +169,6 @@ fn a_file_of_five_gib() -> Result<()> {
     }
     drop(file);
     ensure!(read.finalize() == written.finalize(), "what was read is not what was written");
-    cluster.wait_fsck(0, Duration::from_secs(10))?;
+    cluster.expect_whole()?;
     mount.unmount()
 }

@@ -325,7 +325,7 @@ impl Vfs {
                 // Maybe it happened, or there is nothing to know any more.
                 state.known.distrust();
             }
-            if state.opens == 0 {
+            if !self.has_writer(&item.inode) {
                 self.unheard.add(item.inode.ino, why.clone());
             }
             state.fail(why);

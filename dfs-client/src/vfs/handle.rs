@@ -207,6 +207,11 @@ impl Vfs {
         self.tell_kernel(handle.inode.ino, pages);
     }
 
+    /// Whether somebody has the file open who can be told that it could not be saved. Looks at all handles.
+    pub(crate) fn has_writer(&self, inode: &Arc<Inode>) -> bool {
+        self.handles.all().iter().any(|handle| handle.writes && Arc::ptr_eq(&handle.inode, inode))
+    }
+
     pub(crate) fn open_files(&self) -> Vec<Arc<FileHandle>> {
         self.handles.all()
     }

@@ -332,7 +332,7 @@ impl Vfs {
             if Inode::change_buffer(&mut state, &self.budget, |buffer| buffer.discard()) {
                 let lost = FsError::io("the session ended before the data was saved");
                 tracing::error!(ino = %inode.ino, "unsaved data is lost");
-                if state.opens == 0 {
+                if !self.has_writer(&inode) {
                     self.unheard.add(inode.ino, lost.clone());
                 }
                 state.fail(lost);

@@ -1,4 +1,5 @@
-//! Losses that nobody could be told of: the file was closed before it turned out that its data cannot be saved.
+//! Losses that nobody could be told of: who wrote the file had closed it before it turned out that its data cannot be
+//! saved.
 //!
 //! As with an error that Linux notes for a file, the first to ask is told: fsync of a handle that was opened later.
 //! And who gives such a file another name (`mv new old` of a program that does not fsync) would put what is left of

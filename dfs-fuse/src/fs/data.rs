@@ -3,13 +3,20 @@
 use std::ffi::OsStr;
 
 use bytes::Bytes;
+use dfs_client::error::{FsError, FsResult};
 use dfs_client::vfs::Opened;
+use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use fuser::{OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, WriteFlags};
 
 use super::{Dfs, caller, name_or_return};
 use crate::reply::{CreateReply, OpenReply};
 use crate::task::Manner;
+
+/// A file that is open and not to be found has been removed elsewhere.
+pub(super) fn of_open_file<T>(result: FsResult<T>) -> FsResult<T> {
+    result.map_err(|e| if e == FsError::Refused(Refusal::NotFound) { FsError::Gone } else { e })
+}
 
 pub(super) fn open(dfs: &Dfs, req: &Request, node: Ino, flags: OpenFlags, reply: ReplyOpen) {
     let _context = dfs.tasks.enter();
@@ -52,7 +59,7 @@ pub(super) fn read(dfs: &Dfs, req: &Request, fh: u64, offset: u64, size: u32, re
         return dfs.tasks.now(reply, result);
     }
     let vfs = dfs.vfs();
-    let op = async move { vfs.read(fh, offset, size).await };
+    let op = async move { of_open_file(vfs.read(fh, offset, size).await) };
     // Only one that is killed is let go: an error here is SIGBUS for a page fault, and read(2) of a file on a disk knows
     // no EINTR.
     dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Changes, reply, op, |_| ());
@@ -77,7 +84,7 @@ pub(super) fn write(
     // O_SYNC has this bit too, and the kernel sets it for RWF_DSYNC and RWF_SYNC of one call.
     if flags.0 & libc::O_DSYNC != 0 && !pages {
         let (vfs, after, data) = (dfs.vfs(), dfs.vfs(), Bytes::copy_from_slice(data));
-        let op = async move { vfs.write_durable(fh, offset, data, kill_priv).await };
+        let op = async move { of_open_file(vfs.write_durable(fh, offset, data, kill_priv).await) };
         return dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |late| {
             if late.is_err() {
                 after.fsync_unheard(fh);
@@ -94,10 +101,10 @@ pub(super) fn write(
     let (vfs, data) = (dfs.vfs(), Bytes::copy_from_slice(data));
     // What its caller is told has failed must not be written later.
     let op = async move {
-        match pages {
+        of_open_file(match pages {
             true => vfs.write_pages(fh, offset, data).await,
             false => vfs.write(fh, offset, data, kill_priv).await,
-        }
+        })
     };
     dfs.tasks.run(req.pid(), dfs.limits.call, Manner::Stops, reply, op, |_| ());
 }

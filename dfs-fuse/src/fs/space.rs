@@ -6,6 +6,7 @@ use dfs_client::vfs::Seek;
 use fuser::{Errno, ReplyEmpty, ReplyLseek, ReplyWrite, Request};
 
 use super::Dfs;
+use super::data::of_open_file;
 use crate::task::Manner;
 
 /// fallocate(2) of a range: (offset, length).
@@ -13,7 +14,7 @@ pub(super) fn fallocate(dfs: &Dfs, req: &Request, fh: u64, range: (u64, u64), mo
     let (vfs, after, kill_priv) = (dfs.vfs(), dfs.vfs(), req.uid() != 0);
     let (offset, len) = range;
     let op = async move {
-        let done = vfs.fallocate(fh, offset, len, mode, kill_priv).await;
+        let done = of_open_file(vfs.fallocate(fh, offset, len, mode, kill_priv).await);
         if done.is_err() {
             // Some of it may have been done.
             vfs.doubt_pages(fh);
@@ -32,7 +33,7 @@ pub(super) fn lseek(dfs: &Dfs, req: &Request, fh: u64, offset: i64, whence: i32,
     };
     let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
     let vfs = dfs.vfs();
-    dfs.run(req, reply, async move { vfs.seek(fh, offset, what).await });
+    dfs.run(req, reply, async move { of_open_file(vfs.seek(fh, offset, what).await) });
 }
 
 /// copy_file_range(2): from and to are (handle, offset). The answer has 32 bits; the kernel asks for no more.

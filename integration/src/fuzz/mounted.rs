@@ -91,6 +91,6 @@ impl Pairs for Mounted {
     }
 
     fn check(&mut self) -> Result<()> {
-        self.cluster.wait_fsck(0, Duration::from_secs(60))
+        self.cluster.expect_whole()
     }
 }

@@ -197,5 +197,5 @@ fn postgres_keeps_what_it_committed() -> Result<()> {
     let noted: u64 = db.committed.iter().sum();
     say(format!("postgres: {tps}; {noted} commits noted by {CLIENTS} clients; {:.0?}", begin.elapsed()));
     db.stage.unmount()?;
-    db.stage.cluster.wait_fsck(0, Duration::from_secs(20))
+    db.stage.cluster.expect_whole()
 }

@@ -475,3 +475,23 @@ fn who_waits_for_a_lock_keeps_no_thread_of_the_mount() -> Result<()> {
     python(WAITERS, &[&scene.path("f")])?;
     scene.finish()
 }
+
+/// Who holds a lock is told by its process on the same mount, and by 0 on another.
+const HOLDERS: &str = r#"
+a, b, c = Keeper(sys.argv[1]), Keeper(sys.argv[1]), Keeper(sys.argv[2])
+assert a("lock(fd, W, 3, 4)") == "ok"
+assert eval(b("get(fd, R)")) == (W, 3, 4, a.p.pid), b("get(fd, R)")
+assert eval(c("get(fd, R)")) == (W, 3, 4, 0), c("get(fd, R)")
+for keeper in (a, b, c): keeper.end()
+"#;
+
+/// docs/semantics.md: "`F_GETLK` tells the process if it is on the same mount, else 0".
+#[test]
+fn the_holder_of_a_lock_is_told_by_its_process_on_one_mount() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut other = scene.cluster.mount("other")?;
+    fs::write(scene.path("f"), "content")?;
+    python(HOLDERS, &[&scene.path("f"), &other.path.join("f")])?;
+    other.unmount()?;
+    scene.finish()
+}

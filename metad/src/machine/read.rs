@@ -230,7 +230,7 @@ pub fn orphans(snap: &dyn Snapshot, after: Option<Ino>, limit: usize) -> Result<
         let row = OrphanRow::from_value(key, value)?;
         last = Some(ino);
         if row.reap_due.is_none() {
-            let waiting = sessions.iter().copied().filter(|s| row.may_hold(*s)).collect();
+            let waiting = row.holders(&sessions);
             found.push(Orphan { ino, since: row.since, waiting });
         }
     }

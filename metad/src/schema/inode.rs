@@ -1,5 +1,7 @@
 //! Inodes, names and what belongs to an inode.
 
+use std::collections::HashSet;
+
 use dfs_core::attr::{Attr, FileKind};
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::time::Timestamp;
@@ -120,5 +122,13 @@ impl OrphanRow {
     #[must_use]
     pub fn may_hold(&self, session: SessionId) -> bool {
         session <= self.last_session && !self.not_held.contains(&session)
+    }
+
+    /// Of these sessions those that may hold it open. There may be thousands that do and that do not.
+    #[must_use]
+    pub fn holders(&self, sessions: &[SessionId]) -> Vec<SessionId> {
+        let said_no: HashSet<SessionId> = self.not_held.iter().copied().collect();
+        let may_hold = |session: &SessionId| *session <= self.last_session && !said_no.contains(session);
+        sessions.iter().copied().filter(may_hold).collect()
     }
 }

@@ -22,6 +22,8 @@ async fn lost(vfs: &Vfs, keep: bool) -> (Arc<Inode>, Option<u64>) {
     let fh = vfs.opened(&inode, libc::O_RDWR).unwrap().fh;
     assert_eq!(vfs.try_write(fh, 0, b"0123456789", false), Some(Ok(10)));
     if !keep {
+        // One who reads is told by nothing that he does.
+        vfs.opened(&inode, libc::O_RDONLY).unwrap();
         vfs.release(fh);
     }
     vfs.save(&inode).await.unwrap();

@@ -43,7 +43,7 @@ pub(in crate::machine) fn reap_orphans(txn: &mut Txn<'_, '_>, inos: &[Ino]) -> R
     for ino in inos {
         let key = keys::inode(*ino);
         let Some(mut row) = txn.get::<OrphanRow>(&key)? else { continue };
-        if row.reap_due.is_some() || sessions.iter().any(|s| row.may_hold(*s)) {
+        if row.reap_due.is_some() || !row.holders(&sessions).is_empty() {
             continue;
         }
         row.reap_due = Some(txn.now_millis());
