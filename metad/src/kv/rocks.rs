@@ -3,7 +3,7 @@
 //! RocksDB's own log is off: the command log is the log. Flushes are atomic
 //! over all column families, so the files on disk are always the state of one
 //! applied index, which each batch carries along. Memory is bounded by one
-//! block cache (indexes and filters included), the [rows at hand](super::recent)
+//! block cache (indexes and filters included), the rows at hand (`recent`)
 //! and one write buffer, whatever the number of files in the filesystem.
 
 use std::fmt;
