@@ -1,7 +1,5 @@
 //! Inodes, names and what belongs to an inode.
 
-use std::collections::HashSet;
-
 use dfs_core::attr::{Attr, FileKind};
 use dfs_core::id::{Ino, SessionId};
 use dfs_core::time::Timestamp;
@@ -127,8 +125,9 @@ impl OrphanRow {
     /// Of these sessions those that may hold it open. There may be thousands that do and that do not.
     #[must_use]
     pub fn holders(&self, sessions: &[SessionId]) -> Vec<SessionId> {
-        let said_no: HashSet<SessionId> = self.not_held.iter().copied().collect();
-        let may_hold = |session: &SessionId| *session <= self.last_session && !said_no.contains(session);
+        let mut said_no = self.not_held.clone();
+        said_no.sort_unstable();
+        let may_hold = |session: &SessionId| *session <= self.last_session && said_no.binary_search(session).is_err();
         sessions.iter().copied().filter(may_hold).collect()
     }
 }
