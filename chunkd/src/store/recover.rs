@@ -76,6 +76,11 @@ fn list(disk: &dyn Disk, dir: &Path, report: &mut OpenReport) -> Result<BTreeMap
     let mut found = BTreeMap::new();
     for entry in disk.read_dir(&dir).map_err(StoreError::io(format!("listing {}", dir.display())))? {
         let path = dir.join(&entry.name);
+        if entry.len == u64::MAX && parse_name(&entry.name).is_some() {
+            // Unlike a chunk in a file it cannot be left out: it has many, and what was deleted would come back.
+            let source = std::io::Error::other("the disk does not tell its length");
+            return Err(StoreError::Io { what: format!("recovering {}", path.display()), source });
+        }
         match (parse_name(&entry.name), u32::try_from(entry.len)) {
             (Some(id), Ok(len)) if len <= LONGEST && !entry.dir && !found.contains_key(&id.seq) => {
                 found.insert(id.seq, FoundLog { id, path, len });
