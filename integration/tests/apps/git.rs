@@ -20,11 +20,19 @@ const WORK: &str = r#"
     git init -q repo && cp -r source/. repo/ && cd repo
     git add . && git commit -qm first
     for w in 1 2 3 4; do git worktree add -q -b branch$w ../tree$w; done
+    # git gc removes directories of loose objects, and packs refs, under the feet of who is about to use them. That
+    # race is git's own: on a local disk, too, three runs of ten meet it. Whoever loses it is told, and tries again.
+    commit() {
+        for try in $(seq 1 10); do
+            if git add -A && git commit -qm "$1"; then return 0; fi
+        done
+        return 1
+    }
     work() {
         cd ../tree$1
         for i in $(seq 1 $COMMITS); do
             echo $i > d000/f000.txt; echo $1.$i > new$1.$i
-            git add -A && git commit -qm "$1.$i"
+            commit "$1.$i"
         done
     }
     for w in 1 2 3 4; do work $w & pids[$w]=$!; done
