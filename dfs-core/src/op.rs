@@ -171,6 +171,11 @@ pub enum Op {
     },
     /// Puts bytes of one file into another, or elsewhere into the same: the extents are copied, no data is.
     Clone(CloneRange),
+    /// Takes setgid from what is no directory: somebody is about to change it who is neither in its group nor privileged.
+    DropSetgid {
+        /// Of what.
+        ino: Ino,
+    },
 }
 
 /// A new inode.

@@ -285,7 +285,7 @@ impl Filesystem for Dfs {
     fn write(
         &self,
         req: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -294,7 +294,7 @@ impl Filesystem for Dfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        data::write(self, req, fh.0, offset, data, (write_flags, flags), reply);
+        data::write(self, req, (ino(node), fh.0), offset, data, (write_flags, flags), reply);
     }
 
     fn flush(&self, req: &Request, _node: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -453,14 +453,14 @@ impl Filesystem for Dfs {
     fn fallocate(
         &self,
         req: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        space::fallocate(self, req, fh.0, (offset, length), mode, reply);
+        space::fallocate(self, req, (ino(node), fh.0), (offset, length), mode, reply);
     }
 
     fn lseek(&self, req: &Request, _node: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -473,13 +473,13 @@ impl Filesystem for Dfs {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        node_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        space::copy_file_range(self, req, (fh_in.0, offset_in), (fh_out.0, offset_out), len, reply);
+        space::copy_file_range(self, req, (fh_in.0, offset_in), (ino(node_out), fh_out.0, offset_out), len, reply);
     }
 }

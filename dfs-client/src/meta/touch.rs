@@ -14,7 +14,7 @@ pub(super) fn touched(groups: &[Group], about: &[Ino]) -> Vec<Ino> {
             Op::Rename(rename) => inos.extend([rename.parent, rename.new_parent]),
             Op::SetAttr { ino, .. } | Op::SetXattr { ino, .. } | Op::RemoveXattr { ino, .. } => inos.push(*ino),
             Op::Write(write) => inos.push(write.ino),
-            Op::Move { ino, .. } => inos.push(*ino),
+            Op::Move { ino, .. } | Op::DropSetgid { ino } => inos.push(*ino),
             Op::Clone(clone) | Op::ShortClone(clone) => inos.extend([clone.src, clone.dst]),
             Op::Space(space) => inos.push(space.ino),
             Op::Lock(lock) => inos.push(lock.ino),

@@ -21,7 +21,7 @@ fn op(op: &Op) -> usize {
             name.as_bytes().len()
         }
         Op::Rename(rename) => rename.name.as_bytes().len() + rename.new_name.as_bytes().len(),
-        Op::SetAttr { .. } | Op::Atime { .. } | Op::Cleaned { .. } | Op::CutIsGood { .. } => 0,
+        Op::SetAttr { .. } | Op::DropSetgid { .. } | Op::Atime { .. } | Op::Cleaned { .. } | Op::CutIsGood { .. } => 0,
         Op::Clone(_) | Op::ShortClone(_) | Op::Space(_) | Op::Lock(_) => 0,
         Op::SetAcl(set) => set.acl.len(),
         Op::SetXattr { name, value, .. } => name.len() + value.len(),

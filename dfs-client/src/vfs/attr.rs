@@ -11,7 +11,7 @@ use dfs_core::query::{Answer, NodeInfo, Query, StatFs};
 use dfs_core::range::ByteRange;
 use dfs_core::time::Timestamp;
 
-use super::inode::{Inode, State};
+use super::inode::{Inode, State, is_bare_setgid};
 use super::types::Entry;
 use super::{Vfs, now};
 use crate::cache::attr::Pages;
@@ -154,6 +154,19 @@ impl Vfs {
             }
         }
         self.getattr(ino).await
+    }
+
+    /// Before a caller without privileges changes what is in a file, or its owner: takes setgid without group execution
+    /// from it, unless `keeps` says of the file's group that the caller is in it.
+    ///
+    /// # Errors
+    /// `NotFound`; faults.
+    pub async fn drop_bare_setgid(&self, ino: Ino, keeps: impl FnOnce(u32) -> bool) -> FsResult<()> {
+        let attr = self.getattr(ino).await?.attr;
+        if is_bare_setgid(&attr) && !keeps(attr.gid) {
+            self.change_one(Op::DropSetgid { ino }).await?;
+        }
+        Ok(())
     }
 
     /// Sets the times of a file with unsaved data when that is saved, unless it has left already: unpacking an archive

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dfs_core::attr::Attr;
+use dfs_core::attr::{Attr, FileKind};
 use dfs_core::chunk::ChunkRef;
 use dfs_core::id::Ino;
 use dfs_core::op::Put;
@@ -183,6 +183,11 @@ impl State {
 pub(crate) fn without_privileges(mode: u32) -> u32 {
     let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
     mode & !(0o4000 | setgid)
+}
+
+/// Whether a file is setgid although its group may not execute it: it stays so for writers who are in the group.
+pub(crate) fn is_bare_setgid(attr: &Attr) -> bool {
+    attr.kind != FileKind::Directory && attr.mode & 0o2010 == 0o2000
 }
 
 impl Inode {

@@ -11,7 +11,7 @@ use dfs_core::limits::{FILE_BYTES, SMALL_CHUNK_BYTES};
 use dfs_core::op::{Op, OpReply};
 
 use super::handle::FileHandle;
-use super::inode::{Inode, without_privileges};
+use super::inode::{Inode, is_bare_setgid, without_privileges};
 use super::{Vfs, now};
 use crate::error::{FsError, FsResult};
 use crate::file::budget::Writer;
@@ -20,13 +20,17 @@ use crate::file::seal::Work;
 use crate::lock::lock;
 
 impl Vfs {
-    /// [`Vfs::write`] without waiting: when there is room and nothing has to be asked.
+    /// [`Vfs::write`] without waiting: when there is room and nothing has to be asked. Leaves a file that is setgid
+    /// without group execution to who asks [`Vfs::drop_bare_setgid`].
     pub fn try_write(&self, fh: u64, offset: u64, data: &[u8], kill_priv: bool) -> Option<FsResult<u32>> {
         let handle = match self.handle(fh) {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
         };
         if handle.appends() && self.may_have_capability(&handle) {
+            return None;
+        }
+        if kill_priv && handle.inode.state().newest().is_some_and(|attr| is_bare_setgid(&attr)) {
             return None;
         }
         self.write_now(&handle, Writer::Program, offset, data, kill_priv)

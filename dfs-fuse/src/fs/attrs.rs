@@ -1,5 +1,7 @@
 //! Attributes: from the kernel's requests to the client's calls.
 
+use dfs_client::error::FsResult;
+use dfs_client::vfs::Vfs;
 use dfs_core::attr::FileKind;
 use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
@@ -16,6 +18,12 @@ pub(super) fn getattr(dfs: &Dfs, req: &Request, node: Ino, reply: ReplyAttr) {
     }
     let vfs = dfs.vfs();
     dfs.run(req, reply, async move { vfs.getattr_settled(node).await });
+}
+
+/// Before a change by thread `tid`, which takes setuid and setgid away: setgid without group execution goes too, unless
+/// the thread is in the file's group or has CAP_FSETID.
+pub(super) async fn drop_bare_setgid(vfs: &Vfs, node: Ino, tid: u32) -> FsResult<()> {
+    vfs.drop_bare_setgid(node, |gid| caller::keeps_setgid(tid, gid)).await
 }
 
 /// chmod, chown, utimens, truncate.
@@ -40,6 +48,9 @@ pub(super) fn setattr(dfs: &Dfs, req: &Request, node: Ino, mut set: SetAttr, rep
             if names_nothing && set.kill_priv && attr.uid != uid && caller::loses_privileges(tid, &attr) {
                 return Err(Refusal::NotPermitted.into());
             }
+        }
+        if set.kill_priv {
+            drop_bare_setgid(&vfs, node, tid).await?;
         }
         vfs.setattr(node, set).await
     });

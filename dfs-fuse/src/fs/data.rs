@@ -9,6 +9,7 @@ use dfs_core::error::Refusal;
 use dfs_core::id::Ino;
 use fuser::{OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, WriteFlags};
 
+use super::attrs::drop_bare_setgid;
 use super::{Dfs, caller, name_or_return};
 use crate::reply::{CreateReply, OpenReply};
 use crate::task::Manner;
@@ -68,13 +69,14 @@ pub(super) fn read(dfs: &Dfs, req: &Request, fh: u64, offset: u64, size: u32, re
 pub(super) fn write(
     dfs: &Dfs,
     req: &Request,
-    fh: u64,
+    (node, fh): (Ino, u64),
     offset: u64,
     data: &[u8],
     (write_flags, flags): (WriteFlags, OpenFlags),
     reply: ReplyWrite,
 ) {
     let _context = dfs.tasks.enter();
+    let tid = req.pid();
     let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
     // Mapped pages: the kernel brings them before it drops any, as it was told to.
     let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -84,7 +86,12 @@ pub(super) fn write(
     // O_SYNC has this bit too, and the kernel sets it for RWF_DSYNC and RWF_SYNC of one call.
     if flags.0 & libc::O_DSYNC != 0 && !pages {
         let (vfs, after, data) = (dfs.vfs(), dfs.vfs(), Bytes::copy_from_slice(data));
-        let op = async move { of_open_file(vfs.write_durable(fh, offset, data, kill_priv).await) };
+        let op = async move {
+            if kill_priv {
+                of_open_file(drop_bare_setgid(&vfs, node, tid).await)?;
+            }
+            of_open_file(vfs.write_durable(fh, offset, data, kill_priv).await)
+        };
         return dfs.tasks.run(req.pid(), dfs.limits.sync, Manner::Changes, reply, op, move |late| {
             if late.is_err() {
                 after.fsync_unheard(fh);
@@ -101,6 +108,9 @@ pub(super) fn write(
     let (vfs, data) = (dfs.vfs(), Bytes::copy_from_slice(data));
     // What its caller is told has failed must not be written later.
     let op = async move {
+        if kill_priv && !pages {
+            of_open_file(drop_bare_setgid(&vfs, node, tid).await)?;
+        }
         of_open_file(match pages {
             true => vfs.write_pages(fh, offset, data).await,
             false => vfs.write(fh, offset, data, kill_priv).await,

@@ -65,30 +65,6 @@ pub const ALLOWED: &[Allowed] = &[
         is: |case| case.field == "size" && matches!(case.local, Value::Text(text) if text == GONE),
     },
     Allowed {
-        what: "setgid without group execution stays after a write or truncation by who is not in the group",
-        why: "the FUSE protocol says so (FUSE_HANDLE_KILLPRIV_V2); Linux clears it on local filesystems since 6.2",
-        is: |case| {
-            let mode = |value: &Value| match value {
-                Value::Text(text) => u32::from_str_radix(text, 8).ok(),
-                _ => None,
-            };
-            case.field == "mode"
-                && mode(case.local)
-                    .zip(mode(case.mount))
-                    .is_some_and(|(local, mount)| mount & 0o2010 == 0o2000 && local == mount & !0o2000)
-        },
-    },
-    Allowed {
-        what: "chown that names neither owner nor group is EPERM, of a file where setgid has stayed for that reason",
-        why: "it would take setgid away, which only its owner may have done; locally there is none any more",
-        is: |case| {
-            matches!(case.op, Some(Op::Chown { uid: u32::MAX, gid: u32::MAX, .. }))
-                && case.field == "result"
-                && *case.local == Value::Int(0)
-                && *case.mount == Value::Errno(libc::EPERM)
-        },
-    },
-    Allowed {
         what: "another error for reading a directory as a file",
         why: "ext4's positions in directories are hashes, at which a read would end beyond the largest offset",
         is: |case| {

@@ -147,9 +147,44 @@ fn setuid_and_setgid_go_when_somebody_else_changes_the_file() -> Result<()> {
             assert_eq!(mode(name)?, 0o755, "{name}");
         }
         assert_eq!(mode("byroot")?, 0o6755);
-        // Without group execution setgid is no privilege.
+        // Without group execution it stays for who is in the group, or is root.
         assert_eq!(mode("nogroup")?, 0o2745);
         scene.remount()?;
+    }
+    scene.finish()
+}
+
+/// docs/semantics.md: "Setgid without group execution stays for who is in the file's group".
+#[test]
+fn setgid_without_group_execution_goes_when_a_stranger_changes_the_file() -> Result<()> {
+    let scene = open_scene()?;
+    let script = r#"
+        for way in write durable truncate open fallocate copy chown; do
+            for group in 65534 1234; do
+                printf program > $way.$group; chown 65534:$group $way.$group; chmod 2746 $way.$group
+            done
+        done
+        setpriv --reuid 65534 --regid 65534 --clear-groups bash -e <<'END'
+            for group in 65534 1234; do
+                printf x >> write.$group
+                dd if=/dev/zero of=durable.$group bs=9 count=1 conv=notrunc oflag=dsync status=none
+                truncate -s 3 truncate.$group
+                : > open.$group
+                fallocate -p -o 1 -l 2 fallocate.$group
+                python3 -c "import os; f = os.open('copy.$group', os.O_RDWR); os.copy_file_range(f, f, 3, 0, 9)"
+                chown 65534:65534 chown.$group
+            done
+END
+        stat -c '%n %a' *.65534 *.1234
+    "#;
+    let local = scene.cluster.dir().join("local");
+    fs::create_dir(&local)?;
+    fs::set_permissions(&local, Permissions::from_mode(0o755))?;
+    let (expected, got) = (sh(&local, script)?, sh(&scene.mount.path, script)?);
+    assert_eq!(got, expected);
+    for way in ["write", "durable", "truncate", "open", "fallocate", "copy", "chown"] {
+        let mode = |group: u32| got.lines().find_map(|l| l.strip_prefix(&format!("{way}.{group} ")));
+        assert_eq!((mode(65534), mode(1234)), (Some("2746"), Some("746")), "{way}");
     }
     scene.finish()
 }

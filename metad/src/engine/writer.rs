@@ -229,6 +229,8 @@ fn frees_space(command: &Command) -> bool {
     let Command::Commit(commit) = command else { return true };
     commit.groups.iter().flat_map(|g| &g.ops).all(|op| match op {
         Op::Unlink { .. } | Op::Rmdir { .. } | Op::Expect { .. } | Op::RemoveXattr { .. } | Op::Atime { .. } => true,
+        // It goes before a truncation.
+        Op::DropSetgid { .. } => true,
         Op::SetAttr { set: SetAttr { size, .. }, .. } => size.is_some(),
         Op::Space(space) => space.hole.is_some(),
         // Giving locks up must always work.

@@ -120,6 +120,7 @@ pub(super) fn ops() -> Vec<Op> {
         Op::Rmdir { parent: Ino::ROOT, name: name("dir") },
         Op::Rename(rename),
         Op::SetAttr { ino, set: SetAttr { size: Some(100), mode: Some(0o600), ..SetAttr::default() } },
+        Op::DropSetgid { ino },
         Op::Atime { ino, atime: mtime },
         Op::Cleaned { ino, cut: 0 },
         Op::CutIsGood { ino, cut: 0, data: 1 },

@@ -35,6 +35,7 @@ fn of_commit(commit: &Commit, into: &mut Vec<(Table, Vec<u8>)>) {
                 (r.new_parent, Some((r.new_parent, &r.new_name)))
             }
             Op::SetAttr { ino, .. }
+            | Op::DropSetgid { ino }
             | Op::Atime { ino, .. }
             | Op::Cleaned { ino, .. }
             | Op::CutIsGood { ino, .. }

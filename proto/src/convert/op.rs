@@ -119,6 +119,7 @@ impl From<Op> for v1::Op {
             Op::Rmdir { parent, name } => Wire::Rmdir(dentry_to_wire(parent, name)),
             Op::Rename(rename) => Wire::Rename(rename.into()),
             Op::SetAttr { ino, set } => Wire::SetAttr(set_attr_to_wire(ino, set)),
+            Op::DropSetgid { ino } => Wire::DropSetgid(ino.0),
             Op::Atime { ino, atime } => Wire::Atime(v1::SetAtime { ino: ino.0, atime: Some(atime.into()) }),
             Op::SetXattr { ino, name, value, mode } => {
                 let mode = v1::XattrMode::from(mode).into();
@@ -163,6 +164,7 @@ impl TryFrom<v1::Op> for Op {
             }
             Wire::Rename(rename) => Self::Rename(rename.try_into()?),
             Wire::SetAttr(set) => Self::SetAttr { ino: ino(set.ino)?, set: set_attr(&set)? },
+            Wire::DropSetgid(inode) => Self::DropSetgid { ino: ino(inode)? },
             Wire::Atime(set) => Self::Atime { ino: ino(set.ino)?, atime: required(set.atime, "atime not set")? },
             Wire::SetXattr(set) => {
                 check(set.value.len() <= XATTR_VALUE_BYTES, "attribute value too long")?;

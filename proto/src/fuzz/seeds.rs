@@ -75,6 +75,7 @@ fn ops() -> Vec<v1::Op> {
         op::Op::Cleaned(v1::Cut { ino: 5, cut: 2 }),
         op::Op::Expect(v1::Link { ino: 5, at: dentry() }),
         op::Op::CutIsGood(v1::GoodCut { at: Some(v1::Cut { ino: 5, cut: 2 }), data: 3 }),
+        op::Op::DropSetgid(5),
         op::Op::Atime(v1::SetAtime { ino: 5, atime: time() }),
         op::Op::SetXattr(v1::SetXattr { ino: 5, name: b"user.a".to_vec(), value: vec![0; 9], mode: 1 }),
         op::Op::RemoveXattr(v1::RemoveXattr { ino: 5, name: b"user.a".to_vec() }),

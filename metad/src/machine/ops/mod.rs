@@ -58,6 +58,7 @@ pub(super) fn run(txn: &mut Txn<'_, '_>, call: &Call<'_>, op: &Op) -> Res<OpRepl
         Op::Expect { parent, name, ino } => expect(txn, *parent, name, *ino),
         Op::Rename(rename) => rename::rename(txn, call, rename),
         Op::SetAttr { ino, set } => setattr::setattr(txn, call, *ino, set),
+        Op::DropSetgid { ino } => setattr::drop_setgid(txn, call, *ino),
         Op::Atime { ino, atime } => atime::atime(txn, *ino, *atime),
         Op::Cleaned { ino, cut } => cleaned::cleaned(txn, *ino, *cut, None),
         Op::CutIsGood { ino, cut, data } => cleaned::cleaned(txn, *ino, *cut, Some(*data)),

@@ -39,6 +39,20 @@ pub(super) fn setattr(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino, set: &Se
     Ok(done)
 }
 
+/// What is not setgid stays as it is.
+pub(super) fn drop_setgid(txn: &mut Txn<'_, '_>, call: &Call<'_>, ino: Ino) -> Res<OpReply> {
+    let mut inode = txn.inode(ino)?;
+    if inode.kind == FileKind::Directory {
+        return Err(Refusal::IsDirectory.into());
+    }
+    if inode.mode & 0o2000 != 0 {
+        inode.mode &= !0o2000;
+        inode.altered(call.time);
+        txn.put_inode(ino, &inode);
+    }
+    Ok(reply(inode.data, [inode.attr(ino)]))
+}
+
 /// Growth is a number; shrinking drops extents, as many as the group may touch.
 fn set_size(txn: &mut Txn<'_, '_>, ino: Ino, inode: &mut InodeRow, size: u64) -> Res<()> {
     match inode.kind {

@@ -140,6 +140,13 @@ impl Model {
             Op::Expect { parent, name, ino } => must(self.entry(*parent, name)? == *ino)?,
             Op::SetAttr { ino, set } => self.setattr(*ino, set, t)?,
             Op::Atime { ino, .. } => drop(self.node(*ino)?),
+            Op::DropSetgid { ino } => {
+                let node = self.node(*ino)?;
+                must(node.kind != FileKind::Directory)?;
+                if node.mode & 0o2000 != 0 {
+                    (node.mode, node.ctime) = (node.mode & !0o2000, t);
+                }
+            }
             Op::SetXattr { ino, name, value, mode } => {
                 let node = self.node(*ino)?;
                 let is_there = node.xattrs.contains_key(name);

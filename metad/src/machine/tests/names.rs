@@ -160,6 +160,11 @@ fn setattr_sets_what_it_says_and_kills_privileges() {
     assert_eq!(rig.op(s, Op::SetAttr { ino: a, set: kill }).unwrap().attrs[0].mode, 0o755);
     let set = SetAttr { mode: Some(0o6705), kill_priv: true, ..SetAttr::default() };
     assert_eq!(rig.op(s, Op::SetAttr { ino: a, set }).unwrap().attrs[0].mode, 0o2705);
+    assert_eq!(rig.op(s, Op::DropSetgid { ino: a }).unwrap().attrs[0].mode, 0o705);
+    let change = rig.attr(a).change;
+    rig.op(s, Op::DropSetgid { ino: a }).unwrap();
+    assert_eq!(rig.attr(a).change, change, "there is none to drop");
+    assert_eq!(rig.op(s, Op::DropSetgid { ino: ROOT }), Err(Refusal::IsDirectory));
     let reply = rig.op(s, truncate(a, 1 << 40)).unwrap();
     assert_eq!((reply.reached, reply.attrs[0].size, reply.attrs[0].mtime), (1 << 40, 1 << 40, at(50)));
     assert!(reply.attrs[0].data > reply.data_before);

@@ -66,6 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (ino(), set).prop_map(|(ino, (size, mode, kill_priv))| {
             Op::SetAttr { ino, set: SetAttr { size, mode, kill_priv, ..SetAttr::default() } }
         }),
+        1 => ino().prop_map(|ino| Op::DropSetgid { ino }),
         1 => (ino(), 0..2_u8, 0..3_u8).prop_map(|(ino, n, m)| {
             let mode = [XattrMode::Set, XattrMode::Create, XattrMode::Replace][usize::from(m)];
             Op::SetXattr { ino, name: vec![b'x', b'a' + n], value: vec![m], mode }
@@ -145,6 +146,7 @@ impl Pair {
             Op::Lock(l) => l.ino = self.ino(l.ino),
             Op::SetAcl(s) => s.ino = self.ino(s.ino),
             Op::SetAttr { ino, .. }
+            | Op::DropSetgid { ino }
             | Op::Atime { ino, .. }
             | Op::Cleaned { ino, .. }
             | Op::CutIsGood { ino, .. }

@@ -255,6 +255,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         rename().prop_map(Op::Rename),
         (ino(), set_attr()).prop_map(|(ino, set)| Op::SetAttr { ino, set }),
         (ino(), time()).prop_map(|(ino, atime)| Op::Atime { ino, atime }),
+        ino().prop_map(|ino| Op::DropSetgid { ino }),
         (ino(), any::<u64>()).prop_map(|(ino, cut)| Op::Cleaned { ino, cut }),
         (ino(), text(255), value, xattr_mode()).prop_map(|(ino, name, value, mode)| Op::SetXattr {
             ino,
