@@ -64,9 +64,10 @@ impl Vfs {
         !matches!(self.try_getxattr(handle.inode.ino, CAPABILITY), Some(Err(_)))
     }
 
-    /// Takes capabilities from a file, if it has any.
+    /// Takes capabilities from a file, if it has any. An empty value stands for none and stays, as for Linux.
     pub(super) async fn drop_capability(&self, ino: Ino) -> FsResult<()> {
         match self.getxattr(ino, CAPABILITY).await {
+            Ok(value) if value.is_empty() => Ok(()),
             Ok(_) => match self.removexattr(ino, CAPABILITY).await {
                 Err(FsError::Refused(Refusal::NoAttribute)) => Ok(()),
                 done => done,

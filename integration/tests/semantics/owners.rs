@@ -188,3 +188,25 @@ END
     }
     scene.finish()
 }
+
+#[test]
+fn capabilities_go_with_a_write_wherever_it_goes_and_an_empty_value_stays() -> Result<()> {
+    let scene = open_scene()?;
+    let script = r#"
+        names() { python3 -c 'import os, sys; print(*[(f, os.listxattr(f)) for f in sys.argv[1:]], sep="\n")' *; }
+        for way in write append; do
+            printf program > $way; setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 $way
+            printf program > $way.empty; setfattr -n security.capability -v '' $way.empty
+        done
+        names
+        for file in write write.empty; do dd if=/dev/zero of=$file bs=9 count=1 conv=notrunc status=none; done
+        for file in append append.empty; do printf x >> $file; done
+        names
+    "#;
+    let local = scene.cluster.dir().join("local");
+    fs::create_dir(&local)?;
+    let (expected, got) = (sh(&local, script)?, sh(&scene.mount.path, script)?);
+    assert_eq!(got, expected);
+    assert_eq!(got.matches("capability").count(), 4 + 2, "{got}");
+    scene.finish()
+}
