@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_daemon::listener;
+use dfs_core::limits::DEADLINE;
+use dfs_daemon::{inbox, listener};
 use dfs_proto::client::InvalidAddress;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -265,6 +266,7 @@ async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
+        .layer(inbox::layer(DEADLINE))
         .add_service(HeldReads::new(node, meta))
         .add_service(health_service)
         .add_service(reflection)

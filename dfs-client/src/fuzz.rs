@@ -1,5 +1,6 @@
-//! Fuzz targets: what metad and the chunk daemons may answer to a client.
+//! Fuzz targets: what metad and the chunk daemons may answer to a client, and what it may find in its cache.
 
+pub use crate::cache::disk::fuzz::CACHE;
 pub use crate::chunks::fuzz::ANSWERS;
 pub use crate::meta::fuzz::SESSION;
 
@@ -10,6 +11,11 @@ mod tests {
     #[test]
     fn session() {
         short_run(&super::SESSION);
+    }
+
+    #[test]
+    fn cache() {
+        short_run(&super::CACHE);
     }
 
     #[test]

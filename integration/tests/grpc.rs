@@ -1,15 +1,23 @@
 //! The interface for other people's programs: health, reflection, questions without a mount, and what is refused.
 
 use std::os::unix::fs::MetadataExt;
+use std::pin::Pin;
+use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dfs_integration::cluster::Cluster;
+use dfs_integration::daemon::Daemon;
 use dfs_integration::tool::sh;
 use dfs_proto::client::{chunk_channel, chunks_client, meta_channel, meta_client};
 use dfs_proto::{PROTOCOL, v1};
+use http_body::Frame;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request};
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::{Bytes, http};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -179,5 +187,80 @@ fn who_asks_and_does_not_read_takes_little_memory_and_keeps_nobody_waiting() -> 
     let more = peak.saturating_sub(before) >> 20;
     eprintln!("metad took {more} MiB more");
     ensure!(calls == 40 && more < 400, "metad took {more} MiB more for what nobody reads");
+    mount.unmount()
+}
+
+/// Streams of one connection on which the half of a message is sent, and its bytes.
+const HALVES: usize = 200;
+const HALF: usize = 4 << 20;
+
+/// A body that brings the first half of a message, and then nothing.
+struct Half {
+    sent: usize,
+}
+
+impl http_body::Body for Half {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        const PIECE: &[u8] = &[0; 64 << 10];
+        let data = match self.sent {
+            0 => [&[0][..], &u32::try_from(2 * HALF).expect("32 bits").to_be_bytes()].concat().into(),
+            sent if sent < HALF => Bytes::from_static(PIECE),
+            _ => return Poll::Pending,
+        };
+        self.sent += data.len();
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+/// Sends halves of messages to `path`, and gives what `daemon` takes more at most.
+async fn send_halves(channel: impl Fn() -> Result<Channel>, path: &'static str, daemon: &Daemon) -> Result<u64> {
+    let before = daemon.resident()?;
+    let mut sending = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let channel = channel()?;
+        for _ in 0..HALVES {
+            let request = http::Request::post(path)
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Body::new(Half { sent: 0 }))?;
+            let mut channel = channel.clone();
+            sending.spawn(async move {
+                std::future::poll_fn(|cx| GrpcService::poll_ready(&mut channel, cx)).await?;
+                // Its stream lives as long as the answer.
+                let answer = GrpcService::call(&mut channel, request).await?;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                drop(answer);
+                anyhow::Ok(())
+            });
+        }
+    }
+    let mut peak = 0;
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        peak = peak.max(daemon.resident()?);
+    }
+    ensure!(!sending.is_empty(), "nobody is there any more");
+    Ok(peak.saturating_sub(before) >> 20)
+}
+
+#[test]
+fn halves_of_messages_take_no_memory_without_bound() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let mut mount = cluster.mount("mnt")?;
+    let metad = cluster.metad.as_ref().context("metad runs")?;
+    let (meta, all) = (cluster.meta.as_str(), (2 * HALVES * HALF) >> 20);
+    let more = run(send_halves(|| Ok(meta_channel(meta)?), "/dfs.v1.Meta/Session", metad))?;
+    eprintln!("metad took {more} MiB more for {all} MiB");
+    ensure!(more < 450, "metad took {more} MiB more for {all} MiB");
+    let addr = run(chunkd_address(meta))?;
+    let of_addr = |chunkd: &&Daemon| chunkd.output().contains(&addr);
+    let chunkd = cluster.chunkds.iter().flatten().find(of_addr).context("which chunkd is it")?;
+    let more = run(send_halves(|| Ok(chunk_channel(&addr)?), "/dfs.v1.Chunks/Put", chunkd))?;
+    eprintln!("chunkd took {more} MiB more for {all} MiB");
+    ensure!(more < 450, "chunkd took {more} MiB more for {all} MiB");
+    sh(&mount.path, "echo short > short; head -c 20M /dev/urandom > long; sync -f long; sync .")?;
     mount.unmount()
 }

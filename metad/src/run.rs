@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dfs_core::limits::SESSIONS;
-use dfs_daemon::listener;
+use dfs_core::limits::{DEADLINE, SESSIONS};
+use dfs_daemon::{inbox, listener};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -77,6 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut stop = shutdown.clone();
     let incoming = listener::accept(listener, CONNECTIONS);
     let server = dfs_proto::server::metad_server()
+        .layer(inbox::layer(DEADLINE))
         .add_service(dfs_proto::server::meta_service(service.clone()))
         .add_service(dfs_proto::server::nodes_service(service))
         .add_service(health_service)

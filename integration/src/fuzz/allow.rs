@@ -60,9 +60,9 @@ pub const ALLOWED: &[Allowed] = &[
         is: |case| is_kernel_times(case.local) || is_kernel_times(case.mount),
     },
     Allowed {
-        what: "the size of an unlinked file that only an `O_PATH` descriptor holds",
+        what: "size and mtime of an unlinked file that only an `O_PATH` descriptor holds",
         why: "FUSE does not hear of such descriptors: the file is closed, and its unsaved data go; nothing can read them",
-        is: |case| case.field == "size" && matches!(case.local, Value::Text(text) if text == GONE),
+        is: |case| matches!(case.field, "size" | "mtime") && matches!(case.local, Value::Text(text) if text == GONE),
     },
     Allowed {
         what: "another error for reading a directory as a file",

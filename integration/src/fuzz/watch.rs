@@ -8,7 +8,7 @@ use super::perform::Mapping;
 /// Stands for times that are not compared.
 pub(super) const KERNEL_TIMES: &str = "the kernel's";
 
-/// Stands for the size of an unlinked file that is held by `O_PATH`.
+/// Stands for what an unlinked file that is held by `O_PATH` has of its last writes: its size, and when it was written.
 pub(super) const GONE: &str = "of a file that is gone";
 
 /// The attributes of one inode.
@@ -64,8 +64,8 @@ impl Seen {
         add("mode", Value::Text(format!("{:o}", stat.stx_mode)));
         add("owner", Value::Text(format!("{}:{}", stat.stx_uid, stat.stx_gid)));
         add("nlink", Value::Int(stat.stx_nlink.into()));
+        let is_gone = self.is_path && stat.stx_nlink == 0;
         if self.kind() != libc::S_IFDIR {
-            let is_gone = self.is_path && stat.stx_nlink == 0;
             let size = Value::Int(stat.stx_size.cast_signed());
             add("size", if is_gone { Value::Text(GONE.into()) } else { size });
         }
@@ -75,7 +75,13 @@ impl Seen {
         let text = |t: libc::statx_timestamp| Value::Text(time_text(t.tv_sec, t.tv_nsec, self.began));
         let atime = if self.mapping.is_some() { Value::Text(KERNEL_TIMES.into()) } else { text(stat.stx_atime) };
         add("atime", atime);
-        let mtime = if self.has_kernel_times() { Value::Text(KERNEL_TIMES.into()) } else { text(stat.stx_mtime) };
+        let mtime = if is_gone {
+            Value::Text(GONE.into())
+        } else if self.has_kernel_times() {
+            Value::Text(KERNEL_TIMES.into())
+        } else {
+            text(stat.stx_mtime)
+        };
         add("mtime", mtime);
         add("ctime", text(stat.stx_ctime));
     }

@@ -10,6 +10,8 @@
 //! content.
 
 mod format;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod home;
 mod index;
 mod now;

@@ -1,0 +1,3 @@
+#![no_main]
+
+dfs_fuzz::program!(dfs_client::fuzz::CACHE);
