@@ -217,7 +217,7 @@ mod tests {
 
     fn open(room: &Arc<Semaphore>) -> (mpsc::UnboundedSender<Bytes>, Body) {
         let (tx, rx) = mpsc::unbounded_channel();
-        (tx, watch(Body::new(Channel(rx)), room.clone(), Duration::from_millis(500)))
+        (tx, watch(Body::new(Channel(rx)), room.clone(), Duration::from_secs(2)))
     }
 
     async fn next(body: &mut Body) -> Option<Result<usize, tonic::Code>> {

@@ -15,9 +15,9 @@ use super::ring::Ring;
 use super::*;
 use crate::cache::chunk::PIECE_BYTES;
 
-/// What a mount finds in its directory.
+/// What a mount finds in its directory. The simulated disk has the two regions of the file several times over.
 pub const CACHE: Target =
-    Target { name: "client_cache", target: whatever_happened, seeds, base: 80 << 20, per_byte: 1 << 10 };
+    Target { name: "client_cache", target: whatever_happened, seeds, base: 240 << 20, per_byte: 1 << 10 };
 
 const FILE: &str = "/pieces";
 const REGIONS: usize = 2;
