@@ -13,13 +13,19 @@ use dfs_integration::fuzz::step::{Op, Step};
 use dfs_integration::fuzz::tree::Tree;
 use tempfile::TempDir;
 
-/// Steps of a run in the ordinary tests.
+/// Steps of a run in the ordinary tests, and what they are drawn from: always the same. A difference that nobody knew of
+/// comes up once in some hundred thousand steps, and is not to stop a change that has nothing to do with it. `make fuzz`
+/// draws anew each time, for hours.
 const STEPS: usize = 20_000;
+const SEED: u64 = 2_000_000;
 
 /// docs/semantics.md: "On one mount everything behaves as on a local filesystem".
 #[test]
 fn a_mount_does_what_a_local_filesystem_does() -> Result<()> {
     let mut plan = Plan::from_environment(STEPS)?;
+    if plan.minutes.is_none() && std::env::var_os("DFS_FUZZ_SEED").is_none() {
+        plan.seed = SEED;
+    }
     let mut mounted = Mounted::start()?;
     let missing = mounted.limit(&mut plan.features)?;
     ensure!(missing.is_empty(), "the mount cannot do what the local filesystem can: {}", missing.join(", "));
