@@ -57,8 +57,8 @@ enum Held {
     Nothing,
     /// It waits for room.
     Waits(BoxFuture<OwnedSemaphorePermit, AcquireError>),
-    /// Given back when it is dropped.
-    Room(#[allow(dead_code)] OwnedSemaphorePermit),
+    /// It has room, which is given back when this is dropped.
+    Room { _permit: OwnedSemaphorePermit },
 }
 
 impl Incoming {
@@ -69,13 +69,13 @@ impl Incoming {
             // What is longer than all room is refused where lengths are.
             let units = u32::try_from(len.min(ROOM) / UNIT).expect("of less than 4 GiB");
             self.held = match self.room.clone().try_acquire_many_owned(units) {
-                Ok(room) => Held::Room(room),
+                Ok(permit) => Held::Room { _permit: permit },
                 Err(_) => Held::Waits(Box::pin(self.room.clone().acquire_many_owned(units))),
             };
         }
         if let Held::Waits(room) = &mut self.held {
-            let room = ready!(room.as_mut().poll(cx));
-            self.held = Held::Room(room.map_err(|_| Status::unavailable("shutting down"))?);
+            let permit = ready!(room.as_mut().poll(cx)).map_err(|_| Status::unavailable("shutting down"))?;
+            self.held = Held::Room { _permit: permit };
         }
         Poll::Ready(Ok(()))
     }

@@ -41,7 +41,8 @@ pub(super) fn lseek(dfs: &Dfs, req: &Request, fh: u64, offset: i64, whence: i32,
     dfs.run(req, reply, async move { of_open_file(vfs.seek(fh, offset, what).await) });
 }
 
-/// copy_file_range(2): `from` is (handle, offset), `to` is (inode, handle, offset). The answer has 32 bits; the kernel asks for no more.
+/// copy_file_range(2): `from` is (handle, offset), `to` is (inode, handle, offset). The answer has 32 bits; the kernel
+/// asks for no more.
 pub(super) fn copy_file_range(
     dfs: &Dfs,
     req: &Request,
