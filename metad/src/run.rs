@@ -44,7 +44,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         replicas: config.replicas,
         min_replicas: config.min_replicas,
         cache_bytes: config.cache_mib << 20,
-        reserve_bytes: config.reserve_mib << 20,
     };
     let began = Instant::now();
     let (engine, thread) = tokio::task::spawn_blocking(move || engine::open(&options)).await??;

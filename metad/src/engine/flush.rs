@@ -4,9 +4,14 @@
 //! flush runs in the background while the next stretch gathers, and when that
 //! has become due as well the writer waits. A start counts what it replayed, so
 //! crashes one after the other do not add up.
+//!
+//! A flush that the disk has no space for is put off: the log has everything,
+//! and what is read comes from memory. When as much again has gathered, nothing
+//! more is taken, before the database's buffers are full and it flushes by itself.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use dfs_core::id::LogIndex;
 use dfs_core::op::Op;
@@ -20,6 +25,8 @@ use crate::machine::command::Command;
 const WORK: u64 = 60_000;
 /// And after this much log on disk.
 const LOG_BYTES: u64 = 48 << 20;
+/// When a flush is due and the disk has no space for it, it is asked again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// What the log writes for a group at least.
 const LOG_UNIT: u64 = 4 << 10;
 
@@ -63,6 +70,11 @@ impl Unflushed {
     fn is_due(self) -> bool {
         self.work >= WORK || self.log_bytes >= LOG_BYTES
     }
+
+    /// Whether it is as much as may gather beside a flush.
+    fn is_too_much(self) -> bool {
+        self.work >= 2 * WORK || self.log_bytes >= 2 * LOG_BYTES
+    }
 }
 
 /// The flush that is under way, if any, and what the next is to be for.
@@ -71,49 +83,88 @@ pub(super) struct Flusher {
     kv: Arc<RocksKv>,
     pub(super) unflushed: Unflushed,
     running: Option<JoinHandle<Result<LogIndex, KvError>>>,
+    /// Whether a flush is wanted, however little there is.
+    wanted: bool,
+    /// When the disk was last found to have no space for one that is due.
+    no_room: Option<Instant>,
 }
 
 impl Flusher {
     pub(super) fn new(kv: Arc<RocksKv>, unflushed: Unflushed) -> Self {
-        Self { kv, unflushed, running: None }
+        Self { kv, unflushed, running: None, wanted: false, no_room: None }
     }
 
     /// Begins the background's work after a start: what was replayed is flushed, and the files may be merged again.
     pub(super) fn begin(&mut self) -> Result<(), Fault> {
-        self.spawn(|kv| {
-            kv.begin_merging()?;
-            kv.flush()
-        })
+        self.wanted = true;
+        self.look_after()?;
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        let may_be = self.no_room.is_none_or(|at| at.elapsed() >= LOOK_AGAIN);
+        may_be && (self.wanted || self.unflushed.is_due())
     }
 
     /// Whether [`Self::look_after`] has something to do: a flush to begin, or one that has ended.
     pub(super) fn wants_a_look(&self) -> bool {
-        self.unflushed.is_due() || self.running.as_ref().is_some_and(JoinHandle::is_finished)
+        self.is_due() || self.running.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
-    /// Begins a flush if one is due, after the one before has ended. Returns the index that a flush which
-    /// has ended has made durable.
+    /// Begins a flush if one is due, after the one before has ended, and the disk has space for it. Returns the index that
+    /// a flush which has ended has made durable.
     pub(super) fn look_after(&mut self) -> Result<Option<LogIndex>, Fault> {
-        let is_due = self.unflushed.is_due();
+        let is_due = self.is_due();
         let ended = self.running.take_if(|running| is_due || running.is_finished());
         let durable = ended.map(wait).transpose()?;
-        if is_due {
-            self.spawn(RocksKv::flush)?;
+        if is_due && self.has_room() {
+            self.spawn()?;
         }
         Ok(durable)
     }
 
-    fn spawn(&mut self, work: fn(&RocksKv) -> Result<LogIndex, KvError>) -> Result<(), Fault> {
-        self.unflushed = Unflushed::default();
+    /// Whether nothing more may be applied, since so much waits for a flush that the database would begin one itself.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.no_room.is_some() && self.unflushed.is_too_much()
+    }
+
+    fn has_room(&mut self) -> bool {
+        match (self.kv.check_room(), self.no_room) {
+            (Err(KvError::Full(lack)), before) => {
+                if before.is_none() {
+                    tracing::error!(lack, "the state is not flushed until there is space; the log has it meanwhile");
+                }
+                self.no_room = Some(Instant::now());
+                false
+            }
+            // One that cannot be asked fails the flush too, if it has really failed.
+            (Err(_) | Ok(()), before) => {
+                if before.is_some() {
+                    tracing::info!("there is space to flush the state again");
+                }
+                self.no_room = None;
+                true
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> Result<(), Fault> {
         let kv = self.kv.clone();
-        let thread = std::thread::Builder::new().name("flush".into()).spawn(move || work(&kv));
+        let flush = move || {
+            kv.steer_merging()?;
+            kv.flush()
+        };
+        let thread = std::thread::Builder::new().name("flush".into()).spawn(flush);
         self.running = Some(thread.map_err(|e| Fault::new(format!("no thread for flushing: {e}")))?);
+        self.unflushed = Unflushed::default();
+        self.wanted = false;
         Ok(())
     }
 
     /// Flushes everything, and waits for it.
     pub(super) fn finish(&mut self) -> Result<(), Fault> {
         self.running.take().map(wait).transpose()?;
+        self.kv.check_room()?;
         self.kv.flush()?;
         Ok(())
     }

@@ -85,8 +85,6 @@ pub struct EngineOptions {
     pub min_replicas: u8,
     /// Bytes for what is kept of the database's files.
     pub cache_bytes: u64,
-    /// Bytes to be left free on the disk.
-    pub reserve_bytes: u64,
 }
 
 struct Pending {

@@ -33,7 +33,7 @@ const REPLAY_READERS: usize = 2;
 pub fn open(options: &EngineOptions) -> Result<(Engine, EngineThread), OpenError> {
     let home = home::take(&options.dir, || ClusterId(rand::random()))?;
     let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-    let kv_options = RocksOptions { cache_bytes, reserve_bytes: options.reserve_bytes, ..RocksOptions::default() };
+    let kv_options = RocksOptions { cache_bytes, ..RocksOptions::default() };
     let kv = Arc::new(RocksKv::open(&options.dir.join("kv"), &kv_options)?);
     let log = Log::open(Arc::new(RealDisk), &options.dir.join("log"), LogOptions::new(home.cluster))?;
 

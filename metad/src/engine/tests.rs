@@ -11,8 +11,7 @@ use dfs_core::time::Timestamp;
 use super::*;
 
 fn start(dir: &std::path::Path) -> (Engine, EngineThread) {
-    let options =
-        EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
+    let options = EngineOptions { dir: dir.join("m"), replicas: 1, min_replicas: 1, cache_bytes: 8 << 20 };
     open(&options).unwrap()
 }
 

@@ -95,13 +95,14 @@ impl Writer {
     /// Log, sync, apply, answer. What does not fit into one frame of the log goes in several, each by itself.
     pub(super) fn group(&mut self, group: Vec<Pending>) -> Result<(), Fault> {
         let low = self.shared.low_space.load(Ordering::Relaxed);
+        let stuck = self.flusher.is_stuck();
         let mut records = Vec::with_capacity(group.len());
         let mut taken = Vec::with_capacity(group.len());
         let mut bytes = 0;
         let mut tickets = Vec::new();
         for Pending { command, done, ticket } in group {
             tickets.extend(ticket);
-            if low && !frees_space(&command) {
+            if stuck || low && !frees_space(&command) {
                 done(Ok(self.no_space(&command)?));
                 continue;
             }

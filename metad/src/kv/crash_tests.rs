@@ -221,7 +221,7 @@ fn what_was_written_read_or_stepped_over_is_at_hand() {
 fn damage_and_lack_of_space_are_told_apart() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("kv");
-    let kv = RocksKv::open(&dir, &RocksOptions { reserve_bytes: u64::MAX, ..small() }).unwrap();
+    let kv = RocksKv::open(&dir, &RocksOptions { flush_spare_bytes: u64::MAX, ..small() }).unwrap();
     assert!(matches!(kv.check_room(), Err(KvError::Full(_))));
     for n in 1..100 {
         kv.write(batch(n), LogIndex(n)).unwrap();

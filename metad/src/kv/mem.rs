@@ -109,8 +109,4 @@ impl Kv for MemKv {
     fn flushed_applied(&self) -> LogIndex {
         LogIndex(0)
     }
-
-    fn check_room(&self) -> Result<(), KvError> {
-        Ok(())
-    }
 }

@@ -196,13 +196,6 @@ pub trait Kv: Snapshot {
 
     /// The index that is known to be durable: log entries up to it may go.
     fn flushed_applied(&self) -> LogIndex;
-
-    /// Whether there is space for more. To be asked before a command is
-    /// accepted: once it is in the log it has to be written.
-    ///
-    /// # Errors
-    /// `Full`, or `Io` when the system cannot say.
-    fn check_room(&self) -> Result<(), KvError>;
 }
 
 /// One change of a batch; no value means that the key goes.

@@ -29,16 +29,24 @@ pub struct RocksOptions {
     pub cache_bytes: usize,
     /// Bytes of all write buffers together; at about this much they are flushed.
     pub write_buffer_bytes: usize,
-    /// Free bytes of the filesystem below which [`check_room`](super::Kv::check_room) says `Full`.
-    /// RocksDB does not recover from a full disk without a restart, so it must never meet one.
-    pub reserve_bytes: u64,
+    /// Free bytes of the disk that a flush needs besides what is in the write buffers: a manifest, options, and for each
+    /// table an index and a filter.
+    pub flush_spare_bytes: u64,
+    /// With so many bytes free besides the files may be merged, however large they are; with fewer, if they have no more.
+    pub merge_room_bytes: u64,
     /// How many files RocksDB keeps open.
     pub open_files: u16,
 }
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { cache_bytes: 96 << 20, write_buffer_bytes: 32 << 20, reserve_bytes: 256 << 20, open_files: 512 }
+        Self {
+            cache_bytes: 96 << 20,
+            write_buffer_bytes: 32 << 20,
+            flush_spare_bytes: 4 << 20,
+            merge_room_bytes: 1 << 30,
+            open_files: 512,
+        }
     }
 }
 
@@ -135,7 +143,7 @@ fn table_options(cache: &Cache, options: &RocksOptions) -> Options {
     // Most tables are nearly empty; by default each would take a mebibyte of the buffer at its first key.
     table.set_arena_block_size(64 << 10);
     table.set_level_compaction_dynamic_level_bytes(true);
-    // Until begin_merging.
+    // Until steer_merging.
     table.set_disable_auto_compactions(true);
     table
 }
@@ -186,7 +194,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("kv");
         let kv = RocksKv::open(&dir, &RocksOptions::default()).unwrap();
-        kv.begin_merging().unwrap();
+        kv.steer_merging().unwrap();
         let mut seen = BTreeMap::new();
         let mut look = || {
             let (name, bytes) = manifest(&dir);

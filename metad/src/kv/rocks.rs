@@ -36,7 +36,10 @@ pub struct RocksKv {
 struct Inner {
     db: DB,
     dir: PathBuf,
-    reserve_bytes: u64,
+    flush_spare_bytes: u64,
+    merge_room_bytes: u64,
+    /// Whether RocksDB may merge its files, once it was said.
+    merging: Mutex<Option<bool>>,
     /// The index of the last flush that ended.
     flushed: AtomicU64,
     recent: Recent,
@@ -56,7 +59,9 @@ impl RocksKv {
         let inner = Inner {
             db,
             dir: dir.to_owned(),
-            reserve_bytes: options.reserve_bytes,
+            flush_spare_bytes: options.flush_spare_bytes,
+            merge_room_bytes: options.merge_room_bytes,
+            merging: Mutex::new(None),
             flushed: AtomicU64::new(0),
             recent: Recent::new(options.recent_bytes()),
             begun: Mutex::new(0),
@@ -68,16 +73,39 @@ impl RocksKv {
         Ok(kv)
     }
 
-    /// Lets RocksDB merge its files in the background from now on. It does not before: at a start that would take
-    /// the processor from what is applied again.
+    /// Whether the disk has space for a flush. To be asked before each: RocksDB does not recover from a full disk without
+    /// being opened anew, so it must not meet one.
+    ///
+    /// # Errors
+    /// `Full`, or `Io` when the system cannot say.
+    pub fn check_room(&self) -> Result<(), KvError> {
+        let buffers = self.inner.sum("rocksdb.cur-size-all-mem-tables")?;
+        self.inner.need(buffers.saturating_add(self.inner.flush_spare_bytes))
+    }
+
+    /// Lets RocksDB merge its files in the background from now on, or not any more when the disk has too little space
+    /// for that: a merge writes what it reads before it deletes it, at most all there is. Before the first call it does
+    /// not: at a start that would take the processor from what is applied again.
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn begin_merging(&self) -> Result<(), KvError> {
+    pub fn steer_merging(&self) -> Result<(), KvError> {
+        let tables = self.inner.sum("rocksdb.live-sst-files-size")?;
+        let wanted = tables.min(self.inner.merge_room_bytes).saturating_add(self.inner.flush_spare_bytes);
+        let lack = self.inner.need(wanted).err();
+        let mut merging = self.inner.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        if *merging == Some(lack.is_none()) {
+            return Ok(());
+        }
+        if let Some(lack) = &lack {
+            tracing::warn!(%lack, "tables are not merged until there is space");
+        }
+        let disable = if lack.is_none() { "false" } else { "true" };
         for table in Table::ALL {
             let family = self.inner.family(*table);
-            self.inner.db.set_options_cf(family, &[("disable_auto_compactions", "false")]).map_err(error)?;
+            self.inner.db.set_options_cf(family, &[("disable_auto_compactions", disable)]).map_err(error)?;
         }
+        *merging = Some(lack.is_none());
         Ok(())
     }
 
@@ -86,11 +114,7 @@ impl RocksKv {
     /// # Errors
     /// What RocksDB says.
     pub fn memory_bytes(&self) -> Result<u64, KvError> {
-        let mut total = 0;
-        for table in Table::ALL {
-            let bytes = self.inner.db.property_int_value_cf(self.inner.family(*table), "rocksdb.size-all-mem-tables");
-            total += bytes.map_err(error)?.unwrap_or(0);
-        }
+        let total = self.inner.sum("rocksdb.size-all-mem-tables")?;
         // The cache is shared: each family reports the same.
         let cache = self.inner.db.property_int_value_cf(self.inner.family(Table::Inode), "rocksdb.block-cache-usage");
         Ok(total + cache.map_err(error)?.unwrap_or(0) + self.inner.recent.bytes() as u64)
@@ -100,6 +124,24 @@ impl RocksKv {
 impl Inner {
     fn family(&self, table: Table) -> &ColumnFamily {
         self.db.cf_handle(table.name()).expect("every table was opened with the store")
+    }
+
+    /// A number of RocksDB's, of all tables together.
+    fn sum(&self, property: &str) -> Result<u64, KvError> {
+        Table::ALL.iter().try_fold(0, |total, table| {
+            let one = self.db.property_int_value_cf(self.family(*table), property).map_err(error)?;
+            Ok(total + one.unwrap_or(0))
+        })
+    }
+
+    /// `Full` if the disk has less than so many bytes free.
+    fn need(&self, bytes: u64) -> Result<(), KvError> {
+        let space = RealDisk.space(&self.dir).map_err(|e| KvError::Io(e.to_string()))?;
+        if space.free >= bytes {
+            return Ok(());
+        }
+        let (free, needed) = (space.free >> 20, bytes.div_ceil(1 << 20));
+        Err(KvError::Full(format!("{} has {free} MiB free and needs {needed} MiB", self.dir.display())))
     }
 
     /// All writes up to this number are in whatever is read from now on.
@@ -261,19 +303,6 @@ impl Kv for RocksKv {
 
     fn flushed_applied(&self) -> LogIndex {
         LogIndex(self.inner.flushed.load(Ordering::Acquire))
-    }
-
-    fn check_room(&self) -> Result<(), KvError> {
-        let space = RealDisk.space(&self.inner.dir).map_err(|e| KvError::Io(e.to_string()))?;
-        if space.free >= self.inner.reserve_bytes {
-            return Ok(());
-        }
-        Err(KvError::Full(format!(
-            "{} has {} MiB free and needs {} MiB",
-            self.inner.dir.display(),
-            space.free >> 20,
-            self.inner.reserve_bytes >> 20
-        )))
     }
 }
 

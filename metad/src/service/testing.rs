@@ -17,7 +17,7 @@ use crate::live::waits::Waits;
 /// A metad of one replica in `dir`, without a server.
 pub(crate) fn shared(dir: &Path) -> Arc<Shared> {
     let dir = dir.join("m");
-    let options = EngineOptions { dir, replicas: 1, min_replicas: 1, cache_bytes: 8 << 20, reserve_bytes: 1 };
+    let options = EngineOptions { dir, replicas: 1, min_replicas: 1, cache_bytes: 8 << 20 };
     let (engine, _thread) = engine::open(&options).expect("an empty directory can be opened");
     let (never, shutdown) = watch::channel(false);
     // Its end would be a shutdown, too.
