@@ -35,6 +35,13 @@ def get(fd, kind, start=0, length=0):
     if isinstance(found, str): return found
     return "free" if found[0] == U else (found[0], found[2], found[3], found[4])
 
+def done(what, *args):
+    try:
+        what(*args)
+        return "ok"
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
 class Keeper:
     "A process that has the file open and does what it is told, one line each."
     def __init__(self, path):
@@ -354,6 +361,44 @@ fn locks_of_a_dead_mount_are_nobodys() -> Result<()> {
     ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(holder);
     drop(next);
+    scene.finish()
+}
+
+/// Who had the lock writes what he would have written, and must not destroy what the next one wrote.
+const STANDSTILL: &str = r#"
+a, b = Keeper(sys.argv[1]), Keeper(sys.argv[2])
+assert a("lock(fd, W)") == a("done(os.pwrite, fd, b'a' * 4096, 0)") == a("done(os.fsync, fd)") == "ok"
+os.kill(mount, signal.SIGSTOP)
+try:
+    began = time.time()
+    assert b("lock(fd, W, wait=True)") == "ok"
+    took = time.time() - began
+    assert b("os.pread(fd, 4096, 0) == b'a' * 4096") == "True"
+    assert b("done(os.pwrite, fd, b'b' * 4096, 0)") == b("done(os.fsync, fd)") == b("lock(fd, U)") == "ok"
+finally:
+    os.kill(mount, signal.SIGCONT)
+# Before the thirty seconds of one that is silent, when its connection is found dead; never at once.
+assert 5 < took < 60, took
+# Not at once: it has to learn of it.
+told = lambda: [a("done(os.pwrite, fd, b'a' * 10, 100)"), a("done(os.fsync, fd)")]
+soon("nobody says that the lock is lost", told, lambda found: "EIO" in found)
+assert a("lock(fd, R)") == "ok"
+assert a("os.pread(fd, 4096, 0) == b'b' * 4096") == "True", "written under a lock that was lost"
+# It is said once; then all goes on as before.
+assert a("lock(fd, W)") == a("done(os.pwrite, fd, b'c' * 4096, 0)") == a("done(os.fsync, fd)") == a("lock(fd, U)") == "ok"
+assert b("lock(fd, R)") == "ok" and b("os.pread(fd, 4096, 0) == b'c' * 4096") == "True"
+"#;
+
+/// docs/semantics.md: "loses them after ten seconds, one that is silent after thirty".
+/// docs/semantics.md: "the next write, fsync or close of each file that was locked fails with `EIO`".
+#[test]
+fn a_mount_that_stood_still_and_lost_its_locks_says_so_and_writes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    fs::write(scene.path("f"), b"")?;
+    let other = scene.cluster.mount("other")?;
+    let script = format!("mount = {}\n{STANDSTILL}", other.daemon.pid());
+    python(&script, &[&other.path.join("f"), &scene.path("f")])?;
+    drop(other);
     scene.finish()
 }
 
