@@ -60,7 +60,7 @@ pub const ALLOWED: &[Allowed] = &[
         is: |case| is_kernel_times(case.local) || is_kernel_times(case.mount),
     },
     Allowed {
-        what: "size and mtime of an unlinked file that only an `O_PATH` descriptor holds",
+        what: "size, mtime, setuid and setgid of an unlinked file that only an `O_PATH` descriptor holds",
         why: "FUSE does not hear of such descriptors: the file is closed, and its unsaved data go; nothing can read them",
         is: |case| matches!(case.field, "size" | "mtime") && matches!(case.local, Value::Text(text) if text == GONE),
     },

@@ -9,6 +9,7 @@ use super::perform::Mapping;
 pub(super) const KERNEL_TIMES: &str = "the kernel's";
 
 /// Stands for what an unlinked file that is held by `O_PATH` has of its last writes: its size, and when it was written.
+/// Whether it has lost its privileges is left out.
 pub(super) const GONE: &str = "of a file that is gone";
 
 /// The attributes of one inode.
@@ -61,10 +62,12 @@ impl Seen {
     pub(super) fn describe(&self, n: usize, outcome: &mut Outcome) {
         let stat = &self.stat;
         let mut add = |name: &str, value| outcome.add(format!("{n}.{name}"), value);
-        add("mode", Value::Text(format!("{:o}", stat.stx_mode)));
+        let is_gone = self.is_path && stat.stx_nlink == 0;
+        // A write that is lost takes no privileges away.
+        let mode = if is_gone { stat.stx_mode & !0o6000 } else { stat.stx_mode };
+        add("mode", Value::Text(format!("{mode:o}")));
         add("owner", Value::Text(format!("{}:{}", stat.stx_uid, stat.stx_gid)));
         add("nlink", Value::Int(stat.stx_nlink.into()));
-        let is_gone = self.is_path && stat.stx_nlink == 0;
         if self.kind() != libc::S_IFDIR {
             let size = Value::Int(stat.stx_size.cast_signed());
             add("size", if is_gone { Value::Text(GONE.into()) } else { size });
